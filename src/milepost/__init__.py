@@ -1,0 +1,1 @@
+"""Durable jobs for slow cloud work, and one client for every cloud's jobs."""

@@ -1,0 +1,164 @@
+"""Kinds: which function runs a job, with what input, and how.
+
+`@kind("name")` puts a function into the registry.  An `async def` runs on the engine's loop, a `def` in a thread, and
+`isolated=True` in a subprocess with limits that can be killed at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar, get_type_hints
+
+import msgspec
+
+from milepost.errors import InvalidInput, UnknownKind
+from milepost.job import PRIORITY_DEFAULT, State
+from milepost.process import Limits
+
+Style = Literal["async", "thread", "isolated"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """One registered function and how its jobs run."""
+
+    name: str
+    function: Callable[..., Any]
+    style: Style
+    input_type: Any  # None: takes no input
+    result_type: Any
+    queue: str = "default"
+    priority: int = PRIORITY_DEFAULT
+    attempts: int = 1
+    timeout_s: float | None = None  # of one attempt
+    limits: Limits = Limits()
+    keep_s: dict[State, float] = {}  # retention by final state; missing: the setting's
+    description: str = ""
+    decoder: msgspec.json.Decoder[Any] | None = None
+
+    def read_input(self, raw: bytes) -> Any:
+        """The typed input.  Errors: InvalidInput with the path of the field."""
+        if self.decoder is None:
+            return None
+        try:
+            return self.decoder.decode(raw)
+        except msgspec.ValidationError as error:
+            message, _, path = str(error).partition(" - at `")
+            where = "$.input" + (path.removesuffix("`").removeprefix("$") if path else "")
+            raise InvalidInput(f"{message} at {where}", path=where, kind=self.name) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"input is not JSON: {error}", path="$.input", kind=self.name) from error
+
+    def schemas(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """JSON Schemas of input and result; None for no input, or where the type has none."""
+        return _schema(self.input_type), _schema(self.result_type)
+
+
+class Kinds:
+    """A registry of kinds by name."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Kind] = {}
+
+    def add(self, kind: Kind) -> None:
+        """Errors: ValueError when the name has another function already."""
+        old = self._kinds.get(kind.name)
+        if old is not None and old.function is not kind.function and _place(old.function) != _place(kind.function):
+            raise ValueError(f"kind {kind.name!r} is registered twice: {_place(old.function)} and {_place(kind.function)}")
+        self._kinds[kind.name] = kind
+
+    def get(self, name: str) -> Kind:
+        """Errors: UnknownKind, naming those that exist."""
+        try:
+            return self._kinds[name]
+        except KeyError:
+            known = ", ".join(sorted(self._kinds)) or "none"
+            raise UnknownKind(f"no kind {name!r}; registered: {known}", path="$.kind") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._kinds
+
+    def __iter__(self) -> Iterator[Kind]:
+        return iter(sorted(self._kinds.values(), key=lambda kind: kind.name))
+
+    def kind(
+        self,
+        name: str,
+        *,
+        queue: str = "default",
+        priority: int = PRIORITY_DEFAULT,
+        attempts: int = 1,
+        timeout_s: float | None = None,
+        isolated: bool = False,
+        limits: Limits | None = None,
+        keep_s: dict[State, float] | None = None,
+    ) -> Callable[[F], F]:
+        """Register the function under `name`; the function itself is returned unchanged.
+
+        Shape: `function(job)` or `function(job, spec)`; the annotation of `spec` is the input's type, the return annotation
+        the result's (anything msgspec can encode).
+        Errors: TypeError when the function has another shape, ValueError when the name is taken.
+        """
+
+        def register(function: F) -> F:
+            input_type, result_type = _signature(name, function)
+            if isolated and inspect.iscoroutinefunction(function):
+                raise TypeError(f"kind {name!r}: isolated kinds are plain functions, not async")
+            style: Style = "async" if inspect.iscoroutinefunction(function) else "isolated" if isolated else "thread"
+            self.add(
+                Kind(
+                    name=name,
+                    function=function,
+                    style=style,
+                    input_type=input_type,
+                    result_type=result_type,
+                    queue=queue,
+                    priority=priority,
+                    attempts=attempts,
+                    timeout_s=timeout_s,
+                    limits=limits or Limits(),
+                    keep_s=keep_s or {},
+                    description=inspect.getdoc(function) or "",
+                    decoder=None if input_type is None else msgspec.json.Decoder(input_type),
+                )
+            )
+            return function
+
+        return register
+
+
+def _place(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _signature(name: str, function: Callable[..., Any]) -> tuple[Any, Any]:
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if not 1 <= len(parameters) <= 2 or any(parameter.kind not in positional for parameter in parameters):
+        raise TypeError(f"kind {name!r}: the function takes (job) or (job, spec), not {inspect.signature(function)}")
+    scope = vars(sys.modules[function.__module__]) if function.__module__ in sys.modules else {}
+    try:
+        hints = get_type_hints(function, globalns=scope, include_extras=True)
+    except NameError as error:  # types defined inside a function, with postponed annotations
+        closure = inspect.getclosurevars(function).nonlocals
+        try:
+            hints = get_type_hints(function, globalns=scope, localns=dict(closure), include_extras=True)
+        except NameError:
+            raise TypeError(f"kind {name!r}: {error}; define its types at module level") from error
+    input_type = hints.get(parameters[1].name, Any) if len(parameters) == 2 else None
+    return input_type, hints.get("return", Any)
+
+
+def _schema(type_: Any) -> dict[str, Any] | None:
+    if type_ is None:
+        return None
+    try:
+        return msgspec.json.schema(type_)
+    except TypeError:
+        return None
+
+
+KINDS = Kinds()
+kind = KINDS.kind

@@ -1,0 +1,231 @@
+"""What a facade, a command or a kind may do with jobs: submit, read, cancel, release, retry, wait.
+
+One object with the rules that every wire shares, so that no facade has its own idea of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from milepost.dispatch import Dispatch
+from milepost.engine.kinds import Kind, Kinds
+from milepost.errors import Conflict, Expired, InvalidInput, LimitExceeded
+from milepost.job import FINAL, PRIORITY_FIRST, PRIORITY_LAST, Event, Job, JobId, ProjectId, State, Submission, Tombstone
+from milepost.store import Added, JobQuery, Store
+
+if TYPE_CHECKING:
+    from milepost.clock import Clock
+    from milepost.settings import Settings
+
+
+class Service:
+    """The one way in.  `project=None` in any call means across projects: admins only."""
+
+    def __init__(self, store: Store, dispatch: Dispatch, kinds: Kinds, clock: Clock, settings: Settings) -> None:
+        self.store, self.dispatch, self.kinds, self.clock, self.settings = store, dispatch, kinds, clock, settings
+        self._waiters: dict[JobId, set[asyncio.Future[None]]] = {}
+        self._unsubscribe: Any = None
+
+    # --- submit ----------------------------------------------------------------------------------------------------
+
+    def check(self, submission: Submission, *, path: str = "$") -> None:
+        """Fill what the kind decides and refuse what is wrong.  Errors: InvalidInput, UnknownKind, LimitExceeded."""
+        kind = self.kinds.get(submission.kind)
+        s = self.settings
+        if len(submission.input) > s.input_bytes_max:
+            raise _too_much("input_bytes_max", s.input_bytes_max, len(submission.input), "input is larger than", "bytes")
+        if kind.decoder is not None:
+            kind.read_input(submission.input)
+        if not PRIORITY_FIRST <= submission.priority <= PRIORITY_LAST:
+            raise InvalidInput(
+                f"priority is {submission.priority}; it goes from {PRIORITY_FIRST} (first) to {PRIORITY_LAST}",
+                path=f"{path}.priority",
+            )
+        if not 1 <= submission.attempts_max <= s.attempts_limit:
+            raise InvalidInput(
+                f"attempts_max is {submission.attempts_max}; it goes from 1 to {s.attempts_limit}", path=f"{path}.attempts_max"
+            )
+        for name, value in (("queue", submission.queue), ("idempotency_key", submission.idempotency_key)):
+            if value is not None and not 0 < len(value) <= s.name_chars_max:
+                raise InvalidInput(
+                    f"{name} has {len(value)} characters; 1 to {s.name_chars_max} are allowed", path=f"{path}.{name}"
+                )
+        if submission.labels:
+            self._check_labels(submission.labels, path)
+        if submission.timeout_s is not None and submission.timeout_s <= 0:
+            raise InvalidInput("timeout_s must be above 0", path=f"{path}.timeout_s")
+        if submission.callback is not None and not submission.callback.url.startswith(("http://", "https://")):
+            raise InvalidInput("callback.url must be an http or https URL", path=f"{path}.callback.url")
+
+    def _check_labels(self, labels: dict[str, str], path: str) -> None:
+        s = self.settings
+        if len(labels) > s.labels_max:
+            raise _too_much("labels_max", s.labels_max, len(labels), "there are more than", "labels")
+        for key, value in labels.items():
+            if not key or len(key) > s.label_chars_max or len(value) > s.label_chars_max:
+                raise InvalidInput(
+                    f"label {key[:40]!r}: key and value have at most {s.label_chars_max} characters", path=f"{path}.labels"
+                )
+
+    def submission(self, kind_name: str, **fields: Any) -> Submission:
+        """A submission with the kind's own queue, priority, attempts and timeout where `fields` has none (or None)."""
+        kind: Kind = self.kinds.get(kind_name)
+        given = {name: value for name, value in fields.items() if value is not None}
+        given.setdefault("queue", kind.queue)
+        given.setdefault("priority", kind.priority)
+        given.setdefault("attempts_max", kind.attempts)
+        given.setdefault("timeout_s", kind.timeout_s)
+        return Submission(kind=kind_name, **given)
+
+    async def submit(self, submission: Submission) -> Added:
+        """On disk when it returns.  Errors: those of `check`, IdempotencyConflict, StoreUnavailable."""
+        self.check(submission)
+        (added,) = await self.store.add_jobs((submission,), now_us=self.clock.now_us())
+        if added.created:
+            self._announce(added.job)
+        return added
+
+    async def submit_many(self, submissions: Sequence[Submission]) -> list[Added]:
+        """All or none.  Errors: as submit; the path names the entry, `$[3].input.size`."""
+        if len(submissions) > self.settings.batch_max:
+            raise _too_much("batch_max", self.settings.batch_max, len(submissions), "there are more than", "jobs in the batch")
+        for index, submission in enumerate(submissions):
+            try:
+                self.check(submission)
+            except InvalidInput as error:
+                error.path = f"$[{index}]{error.path.removeprefix('$')}"
+                raise
+        added = await self.store.add_jobs(submissions, now_us=self.clock.now_us())
+        for queue in {one.job.queue for one in added if one.created}:
+            self.dispatch.announce(queue)
+        if any(one.job.run_at_us > one.job.created_us for one in added):
+            self.dispatch.reschedule()
+        return added
+
+    def _announce(self, job: Job) -> None:
+        if job.run_at_us > job.created_us:
+            self.dispatch.reschedule()
+        elif job.state is State.READY:
+            self.dispatch.announce(job.queue)
+
+    # --- read ------------------------------------------------------------------------------------------------------
+
+    async def get(self, job_id: JobId, *, project: ProjectId | None = None) -> Job:
+        """Errors: NotFound, Expired (its tombstone, or its expiry has passed)."""
+        return self._live(await self.store.get_job(job_id, project=project))
+
+    def _live(self, found: Job | Tombstone) -> Job:
+        if isinstance(found, Job) and (found.expires_us is None or found.expires_us > self.clock.now_us()):
+            return found
+        raise Expired(f"job {found.id} has expired; it was {found.state}", job_id=found.id, state=found.state)
+
+    async def list(self, query: JobQuery) -> list[Job]:
+        return await self.store.list_jobs(query)
+
+    async def wait_change(self, job_id: JobId, *, timeout_s: float) -> bool:
+        """Return when the job has a new event, True, or after timeout_s, False.  Read the job again after it."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(job_id, set()).add(future)
+        if self._unsubscribe is None:
+            self._unsubscribe = self.store.subscribe(self._wake)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await future
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            waiting = self._waiters.get(job_id)
+            if waiting is not None:
+                waiting.discard(future)
+                if not waiting:
+                    del self._waiters[job_id]
+            if not self._waiters and self._unsubscribe is not None:
+                self._unsubscribe()
+                self._unsubscribe = None
+
+    def _wake(self, events: Sequence[Event]) -> None:
+        for event in events:
+            for future in self._waiters.get(event.job_id, ()):
+                if not future.done():
+                    future.set_result(None)
+
+    async def wait_final(self, job_id: JobId, *, project: ProjectId | None = None, timeout_s: float) -> Job:
+        """The job as it is when it became final, or as it is after timeout_s."""
+        end_s = self.clock.monotonic_s() + timeout_s
+        job = await self.get(job_id, project=project)
+        while job.state not in FINAL:
+            left_s = end_s - self.clock.monotonic_s()
+            if left_s <= 0:
+                break
+            changed = asyncio.ensure_future(self.wait_change(job_id, timeout_s=left_s))
+            await asyncio.sleep(0)  # the waiter is registered before the read, so no change falls between
+            job = await self.get(job_id, project=project)
+            if job.state in FINAL:
+                changed.cancel()
+                break
+            await changed
+            job = await self.get(job_id, project=project)
+        return job
+
+    # --- operators -------------------------------------------------------------------------------------------------
+
+    async def cancel(self, job_id: JobId, *, project: ProjectId | None, reason: str = "cancelled on request") -> Job:
+        """Ended now, or asked to end (`cancel_requested`).  Errors: NotFound, Expired, Conflict when it ended otherwise."""
+        now_us = self.clock.now_us()
+        job = await self.store.cancel_job(
+            job_id,
+            project=project,
+            reason=reason,
+            now_us=now_us,
+            expires_us=now_us + int(self.settings.keep_cancelled_s * 1e6),
+        )
+        self.dispatch.announce_cancel()
+        return job
+
+    async def release(self, job_id: JobId, *, project: ProjectId | None) -> Job:
+        """Held becomes ready.  Errors: NotFound, Expired, Conflict."""
+        job = await self.store.release_job(job_id, project=project, now_us=self.clock.now_us())
+        self.dispatch.announce(job.queue)
+        self.dispatch.reschedule()
+        return job
+
+    async def retry(self, job_id: JobId, *, project: ProjectId | None) -> Job:
+        """A new job with the same request, `retry_of` the failed or cancelled one: a final state never changes.
+
+        Errors: NotFound, Expired, Conflict when it did not fail, or is a sub-job.
+        """
+        job = await self.get(job_id, project=project)
+        if job.state not in (State.FAILED, State.CANCELLED):
+            raise Conflict(
+                f"job {job_id} is {job.state}; only a failed or cancelled job is retried", job_id=job_id, state=job.state
+            )
+        if job.parent_id is not None:
+            raise Conflict(
+                f"job {job_id} is a sub-job; retry its root {job.root_id}", job_id=job_id, hint=f"milepost retry {job.root_id}"
+            )
+        submission = Submission(
+            kind=job.kind,
+            input=job.input or b"{}",
+            project=job.project,
+            queue=job.queue,
+            priority=job.priority,
+            labels=job.labels,
+            attempts_max=job.attempts_max,
+            timeout_s=job.timeout_s,
+            callback=job.callback,
+            origin=job.origin,
+            retry_of=job.id,
+        )
+        return (await self.submit(submission)).job
+
+
+def _too_much(limit: str, allowed: int, seen: int, text: str, unit: str) -> LimitExceeded:
+    return LimitExceeded(
+        f"{text} {allowed} {unit} ({seen})", limit=limit, allowed=allowed, seen=seen, hint=f"the server's setting {limit}"
+    )
+
+
+__all__ = ["Service"]

@@ -1,0 +1,135 @@
+"""Every setting, once: one frozen `Settings`, read from the environment and the command line at start.
+
+Each field has its unit in its name and its meaning in its metadata; `MILEPOST_<FIELD>` sets it.
+`docs/reference/settings.md` is held against this file by a test.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from milepost.errors import InvalidInput
+
+
+def about(description: str, **limits: Any) -> msgspec.Meta:
+    """A setting's meaning, for the reference, `milepost doctor` and errors."""
+    return msgspec.Meta(description=description, **limits)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Read once, passed down, never changed."""
+
+    # server
+    host: Annotated[str, about("address to listen on")] = "127.0.0.1"
+    port: Annotated[int, about("TCP port to listen on; 0 takes a free one", ge=0, le=65535)] = 8080
+    data: Annotated[str, about("folder of the database, objects and scratch files")] = "milepost-data"
+    auth: Annotated[Literal["none", "required"], about("none is allowed on loopback only")] = "none"
+    public_url: Annotated[str | None, about("URL that clients reach this server by; None: from the request's Host")] = None
+    log_format: Annotated[Literal["auto", "text", "json"], about("auto: text on a terminal, JSON lines elsewhere")] = "auto"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], about("lowest level that is logged")] = "info"
+
+    # limits of requests
+    body_bytes_max: Annotated[int, about("largest request body of the native API", ge=1024)] = 1 << 20
+    input_bytes_max: Annotated[int, about("largest input of one job, as JSON text", ge=64)] = 256 << 10
+    result_bytes_max: Annotated[int, about("largest result of one job, as JSON text", ge=64)] = 256 << 10
+    batch_max: Annotated[int, about("most jobs in one batch submit", ge=1)] = 1000
+    page_max: Annotated[int, about("most jobs on one list page", ge=1)] = 1000
+    page_default: Annotated[int, about("jobs on a list page when the request does not say", ge=1)] = 100
+    labels_max: Annotated[int, about("most labels of one job", ge=0)] = 32
+    label_chars_max: Annotated[int, about("longest label key or value, characters", ge=1)] = 255
+    name_chars_max: Annotated[int, about("longest kind, queue or idempotency key, characters", ge=1)] = 255
+    sub_jobs_max: Annotated[int, about("most sub-jobs of one parent", ge=1)] = 10_000
+    attempts_limit: Annotated[int, about("most attempts a submission may ask for", ge=1)] = 100
+    rate_per_s: Annotated[float, about("requests a second and project; 0: no limit", ge=0)] = 0.0
+    rate_burst: Annotated[int, about("requests a project may send at once above its rate", ge=1)] = 100
+    streams_max: Annotated[int, about("most open event streams and long polls, all projects together", ge=1)] = 1000
+    wait_s_max: Annotated[float, about("longest long poll, seconds", ge=0)] = 60.0
+
+    # engine
+    lease_s: Annotated[float, about("a worker that did not renew for so long is dead, seconds", gt=0)] = 30.0
+    heartbeat_s: Annotated[float, about("how often a worker renews its lease, seconds; at most a third of lease_s", gt=0)] = 5.0
+    rescue_every_s: Annotated[float, about("how often expired leases are looked for, seconds", gt=0)] = 5.0
+    claim_poll_s: Annotated[float, about("how often a queue is looked at when no hint came, seconds", gt=0)] = 5.0
+    prune_every_s: Annotated[float, about("how often expired jobs are removed, seconds", gt=0)] = 60.0
+    crashes_max: Annotated[int, about("a job under which so many workers died is failed as poison", ge=1)] = 3
+    stop_grace_s: Annotated[float, about("how long running jobs may go on at a stop, seconds", ge=0)] = 20.0
+    queue_limit: Annotated[int, about("concurrent jobs of a queue that has no limit of its own, each process", ge=1)] = 100
+    backoff_s: Annotated[float, about("pause after the first failed attempt, seconds; doubles each time", gt=0)] = 1.0
+    backoff_s_max: Annotated[float, about("longest pause between attempts, seconds", gt=0)] = 600.0
+    progress_every_s: Annotated[float, about("least time between two stored progress reports of a job, seconds", ge=0)] = 1.0
+    threads_max: Annotated[int, about("threads for plain functions", ge=1)] = 32
+
+    # retention
+    keep_succeeded_s: Annotated[float, about("how long a succeeded job is kept, seconds", gt=0)] = 172_800.0
+    keep_failed_s: Annotated[float, about("how long a failed job is kept, seconds", gt=0)] = 172_800.0
+    keep_cancelled_s: Annotated[float, about("how long a cancelled job is kept, seconds", gt=0)] = 172_800.0
+    keep_tombstone_s: Annotated[float, about("how long an expired id answers 410 with its final state, seconds", gt=0)] = (
+        2_592_000.0
+    )
+    keep_deliveries_s: Annotated[float, about("how long an ended callback delivery stays in the log, seconds", gt=0)] = 604_800.0
+
+    # callbacks
+    callback_attempts_max: Annotated[int, about("tries of one callback before it is given up", ge=1)] = 12
+    callback_backoff_s: Annotated[float, about("pause after the first failed try, seconds; doubles each time", gt=0)] = 1.0
+    callback_backoff_s_max: Annotated[float, about("longest pause between two tries, seconds", gt=0)] = 3600.0
+    callback_timeout_s: Annotated[float, about("longest one try may take, seconds", gt=0)] = 15.0
+    callback_concurrency: Annotated[int, about("callbacks sent at the same time", ge=1)] = 16
+
+    # outgoing requests of callbacks and fetches
+    egress_private: Annotated[
+        bool | None, about("allow loopback and private addresses; None: loopback only, and only with auth none on loopback")
+    ] = None
+    egress_ports: Annotated[str, about("ports that fetched URLs may name, comma-separated; empty: all")] = ""
+
+    # identity
+    token_s: Annotated[float, about("life of a token, seconds", gt=0)] = 86_400.0
+    region: Annotated[str, about("region named in the service catalog")] = "RegionOne"
+
+    # images
+    tasks_admin_only: Annotated[bool, about("the image-task API needs the admin role, as in Glance")] = True
+    task_keep_h: Annotated[float, about("how long an ended image task is kept, hours", gt=0)] = 48.0
+    image_bytes_max: Annotated[int, about("largest image file that is fetched or stored", ge=1)] = 1 << 40
+    image_virtual_bytes_max: Annotated[int, about("largest virtual size of an image", ge=1)] = 1 << 42
+    image_concurrency: Annotated[int, about("imports at the same time", ge=1)] = 4
+    objects_url: Annotated[
+        str | None, about("object storage URL (file:///… or s3://…); None: the folder objects/ under data")
+    ] = None
+    convert_memory_bytes: Annotated[int, about("address space of one image conversion", ge=1 << 26)] = 2 << 30
+    convert_cpu_s: Annotated[int, about("processor time of one image conversion, seconds", ge=1)] = 3600
+
+    def __post_init__(self) -> None:
+        if self.heartbeat_s * 3 > self.lease_s:
+            raise InvalidInput(
+                f"lease_s is {self.lease_s:g} and heartbeat_s {self.heartbeat_s:g}: a lease must outlive three heartbeats",
+                path="$.lease_s",
+                hint=f"set MILEPOST_LEASE_S to at least {self.heartbeat_s * 3:g}",
+            )
+
+    @property
+    def data_dir(self) -> Path:
+        return Path(self.data).resolve()
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
+        """The settings from `MILEPOST_*` variables, overridden by the values given (None: not given).
+
+        Errors: InvalidInput naming the variable or option and what it takes.
+        """
+        environ = os.environ if environ is None else environ
+        raw: dict[str, Any] = {}
+        for field in cls.__struct_fields__:
+            name = f"MILEPOST_{field.upper()}"
+            if environ.get(name):
+                raw[field] = environ[name]
+        raw.update({key: value for key, value in given.items() if value is not None})
+        try:
+            return msgspec.convert(raw, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(
+                f"a setting is wrong: {error}", path=str(error).rpartition("`")[0].rpartition("`")[2] or "$"
+            ) from error
