@@ -1,0 +1,57 @@
+"""What the handlers of one server share: `request.app.state`.  Made once by `create_app`, filled by the composition root."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from milepost.clock import Clock
+from milepost.engine.context import Objects
+from milepost.engine.kinds import Kinds
+from milepost.engine.service import Service
+from milepost.settings import Settings
+from milepost.store import Store
+
+if TYPE_CHECKING:
+    from milepost.server.events import Hub
+    from milepost.server.identity import Identities
+    from milepost.server.limits import Rates, Slots
+    from milepost.server.metrics import HttpStats
+
+
+class AppState:
+    """`engine` is set by the composition root once it runs; health and metrics read it, nothing else does."""
+
+    __slots__ = (
+        "clock",
+        "engine",
+        "http",
+        "hub",
+        "identities",
+        "kinds",
+        "objects",
+        "rates",
+        "service",
+        "settings",
+        "slots",
+        "store",
+    )
+
+    def __init__(
+        self,
+        *,
+        service: Service,
+        settings: Settings,
+        clock: Clock,
+        objects: Objects | None,
+        identities: Identities,
+        rates: Rates,
+        slots: Slots,
+        hub: Hub,
+        http: HttpStats,
+    ) -> None:
+        self.service: Service = service
+        self.store: Store = service.store
+        self.kinds: Kinds = service.kinds
+        self.settings, self.clock, self.objects, self.identities = settings, clock, objects, identities
+        self.rates, self.slots, self.hub, self.http = rates, slots, hub, http
+        self.engine: Any = None
