@@ -1,0 +1,39 @@
+"""In CI a test that is skipped because a program is missing fails: there, everything the tests need is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+# The words of a skip that is about the machine and not about the test: "needs qemu-img", "could not import 'x'", …
+MISSING = re.compile(
+    r"(needs|requires) (?!root|linux)|missing|not (installed|found|available)|could not import|no module named",
+    re.IGNORECASE,
+)
+
+
+def _refuse_skip(report: Any) -> None:
+    if report.outcome != "skipped" or hasattr(report, "wasxfail") or os.environ.get("CI") != "true":
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if MISSING.search(reason):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, where nothing may be missing: {reason.removeprefix('Skipped: ')}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    report = yield
+    _refuse_skip(report)
+    return report
