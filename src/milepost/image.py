@@ -58,6 +58,7 @@ class Image(msgspec.Struct, kw_only=True):
     tags: list[str] = []
     properties: dict[str, str] = {}
     object_key: str | None = None
+    job_id: str | None = None  # the import that made it
     created_us: int
     updated_us: int
 
