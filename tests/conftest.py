@@ -11,7 +11,7 @@ import pytest
 
 # The words of a skip that is about the machine and not about the test: "needs qemu-img", "could not import 'x'", …
 MISSING = re.compile(
-    r"(needs|requires) (?!root|linux)|missing|not (installed|found|available)|could not import|no module named",
+    r"\b(needs|requires) (?!root|linux)|\bmissing\b|not (installed|found|available)|could not import|no module named",
     re.IGNORECASE,
 )
 
