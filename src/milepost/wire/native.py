@@ -6,6 +6,8 @@ with six digits, ids canonical UUID text, errors RFC 9457 problems.
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import msgspec
 
 from milepost.job import Callback, Event, EventType, Failure, Job, JobId, Progress, ProjectId, State
@@ -83,6 +85,81 @@ class NativeEvent(msgspec.Struct, kw_only=True):
     data: msgspec.Raw | None = None
 
 
+class EventPage(msgspec.Struct):
+    """A page of events, oldest first; the next one is in the `Link` header."""
+
+    events: list[NativeEvent]
+
+
+class NativeKind(msgspec.Struct, kw_only=True):
+    """What the server can run: a kind, its defaults, and the JSON Schemas of its input and result."""
+
+    name: str
+    description: str
+    queue: str
+    priority: int
+    attempts: int
+    timeout_s: float | None
+    style: str  # async, thread or isolated
+    input_schema: dict[str, Any] | None
+    result_schema: dict[str, Any] | None
+
+
+class KindList(msgspec.Struct):
+    kinds: list[NativeKind]
+
+
+class QueueCounts(msgspec.Struct, frozen=True):
+    """Open jobs of a queue by what they wait for; `oldest_ready_at` is since when the first due job waits."""
+
+    held: int
+    ready: int
+    scheduled: int
+    running: int
+    waiting: int
+    oldest_ready_at: str | None = None
+
+
+class NativeQueue(msgspec.Struct, kw_only=True):
+    """A named lane.  `limit` is concurrent jobs a process, null for the server's default; admins see `jobs`."""
+
+    name: str
+    limit: int | None = None
+    paused: bool = False
+    jobs: QueueCounts | None = None
+
+
+class QueueList(msgspec.Struct):
+    queues: list[NativeQueue]
+
+
+class QueueRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What `PUT /queues/{name}` takes: the whole setting of the queue."""
+
+    limit: Annotated[int, msgspec.Meta(ge=0, le=100_000)] | None = None
+    paused: bool = False
+
+
+class NativeDelivery(msgspec.Struct, kw_only=True):
+    """One callback of one job, with what its last attempt came to."""
+
+    id: str
+    job_id: str
+    url: str
+    event: str
+    state: str  # pending, delivered or given_up
+    attempt: int
+    next_at: str | None = None  # of the next attempt, while pending
+    created_at: str
+    ended_at: str | None = None
+    last_status: int | None = None
+    last_error: str | None = None
+
+
+class DeliveryList(msgspec.Struct):
+    deliveries: list[NativeDelivery]
+
+
 class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
     """An error, as RFC 9457 has it, with our stable `code`, the `path` of the field and a `hint`."""
 
@@ -108,6 +185,13 @@ decode_page = msgspec.json.Decoder(JobPage).decode
 decode_request = msgspec.json.Decoder(JobRequest).decode
 decode_batch = msgspec.json.Decoder(list[JobRequest]).decode
 decode_event = msgspec.json.Decoder(NativeEvent).decode
+decode_events = msgspec.json.Decoder(EventPage).decode
+decode_kinds = msgspec.json.Decoder(KindList).decode
+decode_queues = msgspec.json.Decoder(QueueList).decode
+decode_queue = msgspec.json.Decoder(NativeQueue).decode
+decode_queue_request = msgspec.json.Decoder(QueueRequest).decode
+decode_delivery = msgspec.json.Decoder(NativeDelivery).decode
+decode_deliveries = msgspec.json.Decoder(DeliveryList).decode
 decode_problem = msgspec.json.Decoder(Problem).decode
 
 NULL = msgspec.Raw(b"null")
