@@ -1,0 +1,206 @@
+"""Write the generated parts of docs/reference again, from the code: what `make docs` runs.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; the rest of each file is written by hand.
+`tests/test_docs.py` holds both: the generated parts are up to date, the hand-written ones leave nothing out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; a `|` in a cell is escaped."""
+    lines = [list(head), ["---"] * len(list(head)), *[list(row) for row in rows]]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def first_line(thing: Any) -> str:
+    """The first sentence block of a docstring, on one line."""
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+
+
+# --- settings ------------------------------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    """One table for each group of fields, in the order of the file."""
+    from milepost import settings as module
+
+    hints = typing.get_type_hints(module.Settings, include_extras=True)
+    groups: dict[str, list[str]] = {}
+    group = ""
+    for line in inspect.getsource(module.Settings).splitlines():
+        if found := re.fullmatch(r"    # (.+)", line):
+            group = found[1]
+        elif (found := re.match(r"    (\w+): ", line)) and found[1] in hints:
+            groups.setdefault(group, []).append(found[1])
+    defaults = dict(zip(module.Settings.__struct_fields__[::-1], module.Settings.__struct_defaults__[::-1], strict=False))
+    parts = []
+    for name, fields in groups.items():
+        rows = [_setting(field, hints[field], defaults[field]) for field in fields]
+        parts.append(f"### {name[0].upper()}{name[1:]}\n\n" + table(["setting", "type", "default", "meaning"], rows))
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def _setting(field: str, hint: Any, default: Any) -> list[str]:
+    type_, *metas = typing.get_args(hint)
+    (meta,) = [one for one in metas if isinstance(one, msgspec.Meta)]
+    allowed = "".join(
+        f", {sign} {plain(value)}" for sign, value in (("≥", meta.ge), (">", meta.gt), ("≤", meta.le)) if value is not None
+    )
+    shown = (
+        "none"
+        if default is None
+        else f"`{default:g}`"
+        if isinstance(default, float)
+        else f"`{default}`"
+        if default != ""
+        else "empty"
+    )
+    return [
+        f"`{field}`",
+        _type_name(type_) + allowed,
+        shown.replace("True", "true").replace("False", "false"),
+        meta.description or "",
+    ]
+
+
+def plain(number: float) -> str:
+    """A number without an exponent."""
+    return str(int(number)) if number == int(number) else str(number)
+
+
+def _type_name(type_: Any) -> str:
+    names = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "none"}
+    if typing.get_origin(type_) is typing.Literal:
+        return " or ".join(f"`{value}`" for value in typing.get_args(type_))
+    if typing.get_args(type_):
+        return " or ".join(_type_name(part) for part in typing.get_args(type_) if part is not type(None))
+    return names.get(type_, str(type_))
+
+
+# --- states, errors, store -----------------------------------------------------------------------------------------
+
+
+def moves() -> str:
+    """The state machine as a table, in the order of a job's life."""
+    from milepost.job import MOVES, State
+
+    rows = [[f"`{old}`", ", ".join(f"`{new}`" for new in State if new in MOVES[old]) or "none: final"] for old in State]
+    return table(["from", "to"], rows)
+
+
+def error_classes() -> list[type[Any]]:
+    """The tree of `milepost.errors`, each class after its base, and those that the server adds."""
+    from milepost import errors
+    from milepost.server import errors as server_errors
+
+    found: list[type[Any]] = []
+
+    def walk(cls: type[Any]) -> None:
+        if cls.__module__ in (errors.__name__, server_errors.__name__):
+            found.append(cls)
+        for sub in cls.__subclasses__():
+            walk(sub)
+
+    walk(errors.MilepostError)
+    return found
+
+
+def errors() -> str:
+    """Every error class with its code and its HTTP status on the native API."""
+    from milepost.errors import JobError, LimitExceeded, MilepostError, ProtocolError, Unreachable, WaitTimeout
+    from milepost.server.errors import LIMIT_STATUS, STATUS
+
+    client_only = (JobError, WaitTimeout, Unreachable, ProtocolError)
+    rows = []
+    for cls in error_classes():
+        status = str(next(STATUS[base] for base in cls.__mro__ if base in STATUS))
+        if issubclass(cls, client_only) or cls is MilepostError:
+            status = "-"
+        elif cls is LimitExceeded:
+            by_status: dict[int, list[str]] = {}
+            for limit, code in sorted(LIMIT_STATUS.items()):
+                by_status.setdefault(code, []).append(f"`{limit}`")
+            status += "".join(f"; {code}: {', '.join(limits)}" for code, limits in sorted(by_status.items()))
+        rows.append(
+            [
+                f"`{cls.code}`",
+                f"`{cls.__name__}`",
+                f"`{cls.__mro__[1].__name__}`",
+                "yes" if cls.retryable else "no",
+                status,
+                first_line(cls),
+            ]
+        )
+    return table(["code", "class", "is a", "retryable", "HTTP", "meaning"], rows)
+
+
+def store_rules() -> str:
+    """The numbered rules of the Store protocol."""
+    from milepost import store
+
+    return "\n" + _rules(inspect.getdoc(store) or "") + "\n"
+
+
+def dispatch_rules() -> str:
+    """The numbered rules of the Dispatch protocol."""
+    from milepost import dispatch
+
+    return "\n" + _rules(inspect.getdoc(dispatch) or "") + "\n"
+
+
+def _rules(text: str) -> str:
+    items: list[str] = []
+    for line in text.splitlines():
+        if found := re.match(r"\s*(\d+)\. (.+)", line):
+            items.append(f"{found[1]}. {found[2]}")
+        elif items and line.startswith("  "):
+            items[-1] += " " + line.strip()
+        elif items and not line.strip():
+            break
+    return "\n".join(items) + "\n"
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+PARTS: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "moves": moves,
+    "errors": errors,
+    "store-rules": store_rules,
+    "dispatch-rules": dispatch_rules,
+}
+
+
+def render(text: str) -> str:
+    """The page with its generated parts as the code has them now."""
+    return PART.sub(lambda part: part[1] + PARTS[part[2]]() + part[4], text)
+
+
+def main() -> None:
+    changed = []
+    for page in sorted(REFERENCE.glob("*.md")):
+        old = page.read_text(encoding="utf-8")
+        new = render(old)
+        if new != old:
+            page.write_text(new, encoding="utf-8")
+            changed.append(page.name)
+    sys.stdout.write(f"written again: {', '.join(changed)}\n" if changed else "docs/reference is up to date\n")
+
+
+if __name__ == "__main__":
+    main()
