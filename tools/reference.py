@@ -64,7 +64,7 @@ def _setting(field: str, hint: Any, default: Any) -> list[str]:
     shown = (
         "none"
         if default is None
-        else f"`{default:g}`"
+        else f"`{plain(default)}`"
         if isinstance(default, float)
         else f"`{default}`"
         if default != ""
