@@ -7,7 +7,7 @@ glance/db/sqlalchemy/api.py (sort keys).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 from uuid import UUID
@@ -63,10 +63,10 @@ class Create(msgspec.Struct):
     input: bytes
 
 
-def page_links(path: str, params: dict[str, str], last_id: str | None) -> tuple[str, str | None]:
+def page_links(path: str, params: Sequence[tuple[str, str]], last_id: str | None) -> tuple[str, str | None]:
     """`first` and `next`, paths with the request's own parameters; the marker comes last."""
     first = f"{path}?{urlencode(params)}" if params else path
-    return first, f"{path}?{urlencode({**params, 'marker': last_id})}" if last_id else None
+    return first, f"{path}?{urlencode([*params, ('marker', last_id)])}" if last_id else None
 
 
 def read_params(raw: str) -> dict[str, str]:

@@ -125,7 +125,8 @@ def encode_task(job: Job) -> bytes:
 
 def encode_task_page(jobs: list[Job], query: TaskQuery) -> bytes:
     """The body of list.  Rules: `next` only when the page is full, also when nothing follows it."""
-    first, following = page_links("/v2/tasks", query.params, jobs[-1].id if jobs and len(jobs) == query.limit else None)
+    last_id = jobs[-1].id if jobs and len(jobs) == query.limit else None
+    first, following = page_links("/v2/tasks", list(query.params.items()), last_id)
     return _encode(TaskPage(tasks=[_stub(job) for job in jobs], first=first, next=following or msgspec.UNSET))
 
 
