@@ -63,7 +63,8 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: JobId | None = None  # None: roots only
     labels: tuple[tuple[str, str], ...] = ()
     ids: tuple[JobId, ...] | None = None  # these only, sub-jobs too
-    unexpired_in: ProjectId | None = None  # leave out this project's jobs whose expiry has passed
+    unexpired_in: ProjectId | None = None  # leave out this project's jobs whose expiry has passed at now_us
+    now_us: int = 0
     sort: str = "created_us"
     descending: bool = True
     after: JobId | None = None
@@ -208,6 +209,11 @@ class Store(Protocol):
 
     stats: StoreStats
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether no other process can be a worker of this store: then a lease that is not ours is a dead one's."""
+        ...
+
     async def open(self) -> None: ...
     async def close(self) -> None: ...
     async def ping(self) -> None:
@@ -247,6 +253,9 @@ class Store(Protocol):
 
     async def last_event_id(self) -> int: ...
 
+    def on_ready(self, tell: Callable[[str], None]) -> None:
+        """Call `tell(queue)` when a queue got a ready job by the way: a parent resumed, a job was rescued."""
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` on the subscriber's loop with the events of each commit, in order; returns what ends it."""
         ...
@@ -261,13 +270,16 @@ class Store(Protocol):
         """Every job of this worker is its own until now + lease_s."""
         ...
 
+    async def end_worker(self, worker: WorkerId) -> None:
+        """Its lease ends now; what it still owns will be rescued."""
+
     async def report_progress(self, claim: Claim, progress: Progress, *, now_us: int) -> bool: ...
 
     async def finish_job(self, claim: Claim, outcome: Outcome, *, now_us: int, expires_us: int | None = None) -> bool:
         """Write what the attempt came to, once; False means the lease was lost and nothing was written.
 
-        Rules: final outcomes set ended_us = now_us, and expires_us for roots; a final job with a callback gets its delivery in the
-        same transaction; Succeeded of a job whose cancel was asked for is still Succeeded.
+        Rules: final outcomes set ended_us = now_us, and expires_us for roots; a final job with a callback gets its delivery in
+        the same transaction; Succeeded of a job whose cancel was asked for is still Succeeded.
         """
         ...
 
@@ -292,9 +304,10 @@ class Store(Protocol):
         ...
 
     async def fail_overdue(self, *, now_us: int, limit: int, expires_us: int) -> int:
-        """Jobs that are not running and whose deadline passed become failed (`deadline_exceeded`), with their sub-jobs cancelled."""
+        """Jobs that nobody runs and whose deadline passed become failed (`deadline_exceeded`), their sub-jobs cancelled."""
         ...
 
+    async def next_deadline_us(self) -> int | None: ...
     async def prune(self, *, now_us: int, keep_tombstone_s: float, keep_deliveries_s: float, limit: int) -> list[JobId]:
         """Remove expired roots with their trees, old tombstones and old deliveries; returns the ids of all removed jobs."""
         ...
@@ -303,7 +316,7 @@ class Store(Protocol):
 
     async def list_queues(self) -> list[Queue]: ...
     async def set_queue(self, queue: Queue) -> None: ...
-    async def queue_depths(self, *, now_us: int) -> list[QueueDepth]:
+    async def queue_depths(self) -> list[QueueDepth]:
         """Every queue that has a row or an open job, by name."""
         ...
 

@@ -1,4 +1,6 @@
-"""Bytes to jobs and back, one file a vendor: pure, no I/O, no role.  The server encodes and the client decodes with the same file.
+"""Bytes to jobs and back, one file a vendor: pure, no I/O, no role.
+
+The server encodes and the client decodes with the same file.
 
 This file has what all wires share: the messages of HTTP as values, and `JobView`, a job as some cloud shows it.
 """

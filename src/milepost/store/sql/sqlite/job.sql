@@ -1,0 +1,263 @@
+-- Jobs and their events.  Every UPDATE repeats the state it may leave, so that a final row cannot change.
+
+-- name: add_job
+-- params: id, kind, state, project, queue, priority, due, run_at_us, attempts_max, timeout_s, deadline_us, parent_id, root_id, position, retry_of, callback_url, idempotency_key, body_hash, now_us, labels, origin, input
+INSERT INTO job (id, kind, state, project, queue, priority, due, run_at_us, attempts_max, timeout_s, deadline_us, parent_id, root_id,
+                 position, retry_of, callback_url, idempotency_key, body_hash, created_us, updated_us, version, labels, origin, input)
+VALUES (:id, :kind, :state, :project, :queue, :priority, :due, :run_at_us, :attempts_max, :timeout_s, :deadline_us, :parent_id, :root_id,
+        :position, :retry_of, :callback_url, :idempotency_key, :body_hash, :now_us, :now_us, 1, :labels, :origin, :input);
+
+-- name: add_label
+-- params: project, key, value, job_id
+INSERT INTO job_label (project, key, value, job_id) VALUES (:project, :key, :value, :job_id);
+
+-- name: add_event
+-- params: id, job_id, seq, type, state, at_us, data
+INSERT INTO event (id, job_id, seq, type, state, at_us, data) VALUES (:id, :job_id, :seq, :type, :state, :at_us, :data);
+
+-- name: find_key
+-- params: project, key
+SELECT id, body_hash FROM job WHERE project = :project AND idempotency_key = :key AND idempotency_key IS NOT NULL;
+
+-- name: get_job
+-- params: id
+SELECT id, kind, state, project, queue, priority, run_at_us, attempt, attempts_max, crashes, timeout_s, deadline_us, parent_id, root_id,
+       position, sub_total, retry_of, cancel_reason, callback_url, created_us, started_us, ended_us, updated_us, expires_us, version,
+       fence, lease_by, labels, origin, progress, error, input, result
+  FROM job WHERE id = :id;
+
+-- name: get_tombstone
+-- params: id
+SELECT id, project, kind, state, ended_us, expired_us FROM tombstone WHERE id = :id;
+
+-- name: claim_jobs
+-- Lease the first due jobs of one queue to one live worker.  SQLite has one writer: there is nothing to skip.
+-- params: queue, worker, now_us, limit
+UPDATE job
+   SET state = 'running', lease_by = :worker, attempt = attempt + 1, fence = fence + 1, version = version + 1,
+       started_us = COALESCE(started_us, :now_us), updated_us = :now_us
+ WHERE id IN (SELECT id FROM job
+               WHERE queue = :queue AND state = 'ready' AND due = 1 AND (deadline_us IS NULL OR deadline_us > :now_us)
+               ORDER BY priority, run_at_us, id LIMIT :limit)
+   AND EXISTS (SELECT 1 FROM worker WHERE worker.id = :worker AND lease_until_us > :now_us)
+RETURNING id, kind, state, project, queue, priority, run_at_us, attempt, attempts_max, crashes, timeout_s, deadline_us, parent_id, root_id,
+          position, sub_total, retry_of, cancel_reason, callback_url, created_us, started_us, ended_us, updated_us, expires_us, version,
+          fence, lease_by, labels, origin, progress, error, input, result;
+
+-- name: renew_lease
+-- params: worker, lease_until_us
+INSERT INTO worker (id, lease_until_us) VALUES (:worker, :lease_until_us)
+ON CONFLICT (id) DO UPDATE SET lease_until_us = :lease_until_us;
+
+-- name: list_owned
+-- params: worker
+SELECT id, cancel_reason IS NOT NULL FROM job WHERE lease_by = :worker AND state = 'running';
+
+-- name: end_worker
+-- params: worker
+DELETE FROM worker WHERE id = :worker;
+
+-- name: list_dead_workers
+-- params: now_us
+SELECT DISTINCT lease_by FROM job
+ WHERE state = 'running'
+   AND NOT EXISTS (SELECT 1 FROM worker WHERE worker.id = job.lease_by AND lease_until_us > :now_us);
+
+-- name: report_progress
+-- params: id, fence, progress, now_us
+UPDATE job SET progress = :progress, version = version + 1, updated_us = :now_us
+ WHERE id = :id AND state = 'running' AND fence = :fence
+RETURNING version;
+
+-- name: finish_job
+-- To a final state.
+-- params: id, fence, state, result, error, now_us, expires_us
+UPDATE job SET state = :state, result = :result, error = :error, ended_us = :now_us, updated_us = :now_us, expires_us = :expires_us,
+               lease_by = NULL, version = version + 1
+ WHERE id = :id AND state = 'running' AND fence = :fence
+RETURNING version, parent_id, callback_url, project;
+
+-- name: requeue_job
+-- Running to ready: retried, snoozed, returned or rescued.
+-- params: id, fence, run_at_us, due, counts, crashed, error, now_us
+UPDATE job SET state = 'ready', run_at_us = :run_at_us, due = :due, attempt = attempt - 1 + :counts, crashes = crashes + :crashed,
+               error = COALESCE(:error, error), lease_by = NULL, version = version + 1, updated_us = :now_us
+ WHERE id = :id AND state = 'running' AND fence = :fence
+RETURNING version;
+
+-- name: suspend_job
+-- Running to waiting, with as many more sub-jobs.
+-- params: id, fence, added, now_us
+UPDATE job SET state = 'waiting', attempt = attempt - 1, sub_total = sub_total + :added, lease_by = NULL,
+               version = version + 1, updated_us = :now_us
+ WHERE id = :id AND state = 'running' AND fence = :fence
+RETURNING version;
+
+-- name: get_running
+-- params: id, fence
+SELECT project, priority, root_id, sub_total, cancel_reason, run_at_us, parent_id, expires_us, crashes FROM job
+ WHERE id = :id AND state = 'running' AND fence = :fence;
+
+-- name: settle_parent
+-- A waiting parent whose last open sub-job ended: ready again, or cancelled when that was asked for.
+-- params: id, now_us
+UPDATE job SET state = CASE WHEN cancel_reason IS NULL THEN 'ready' ELSE 'cancelled' END,
+               due = 1,
+               ended_us = CASE WHEN cancel_reason IS NULL THEN NULL ELSE :now_us END,
+               error = CASE WHEN cancel_reason IS NULL THEN error ELSE json_object('code', 'cancelled', 'message', cancel_reason) END,
+               version = version + 1, updated_us = :now_us
+ WHERE id = :id AND state = 'waiting'
+   AND NOT EXISTS (SELECT 1 FROM job AS sub
+                    WHERE sub.parent_id = :id AND sub.parent_id IS NOT NULL AND sub.state IN ('held','ready','running','waiting'))
+RETURNING version, state, parent_id, callback_url, project, queue;
+
+-- name: end_idle_job
+-- A job that nobody runs becomes final.
+-- params: id, state, error, now_us, expires_us
+UPDATE job SET state = :state, error = :error, ended_us = :now_us, updated_us = :now_us, expires_us = :expires_us, version = version + 1
+ WHERE id = :id AND state IN ('held','ready','waiting')
+RETURNING version, parent_id, callback_url, project;
+
+-- name: ask_cancel
+-- params: id, reason, now_us, expires_us
+UPDATE job SET cancel_reason = :reason, updated_us = :now_us, version = version + 1, expires_us = :expires_us
+ WHERE id = :id AND state IN ('running','waiting') AND cancel_reason IS NULL
+RETURNING version, state;
+
+-- name: list_open_subs
+-- params: parent_id
+SELECT id, state FROM job
+ WHERE parent_id = :parent_id AND parent_id IS NOT NULL AND state IN ('held','ready','running','waiting');
+
+-- name: release_job
+-- params: id, due, now_us
+UPDATE job SET state = 'ready', due = :due, version = version + 1, updated_us = :now_us WHERE id = :id AND state = 'held'
+RETURNING version;
+
+-- name: promote_due
+-- params: now_us, limit
+UPDATE job SET due = 1
+ WHERE id IN (SELECT id FROM job WHERE state = 'ready' AND due = 0 AND run_at_us <= :now_us ORDER BY run_at_us LIMIT :limit)
+RETURNING queue;
+
+-- name: next_schedule
+SELECT MIN(run_at_us) FROM job WHERE state = 'ready' AND due = 0;
+
+-- name: next_deadline
+SELECT MIN(deadline_us) FROM job WHERE deadline_us IS NOT NULL AND state IN ('held','ready','waiting');
+
+-- name: list_overdue
+-- params: now_us, limit
+SELECT id, parent_id FROM job
+ WHERE deadline_us IS NOT NULL AND deadline_us <= :now_us AND state IN ('held','ready','waiting')
+ ORDER BY deadline_us LIMIT :limit;
+
+-- name: count_subs
+-- params: parent_ids
+SELECT parent_id, state, COUNT(*) FROM job
+ WHERE parent_id IN (SELECT value FROM json_each(:parent_ids)) AND parent_id IS NOT NULL
+ GROUP BY parent_id, state;
+
+-- name: list_subs
+-- params: parent_id
+SELECT id, kind, state, project, queue, priority, run_at_us, attempt, attempts_max, crashes, timeout_s, deadline_us, parent_id, root_id,
+       position, sub_total, retry_of, cancel_reason, callback_url, created_us, started_us, ended_us, updated_us, expires_us, version,
+       fence, lease_by, labels, origin, progress, error, input, result
+  FROM job WHERE parent_id = :parent_id AND parent_id IS NOT NULL ORDER BY position;
+
+-- name: list_job_events
+-- params: job_id, after_id, limit
+SELECT event.id, event.job_id, job.root_id, job.project, event.seq, event.type, event.state, event.at_us, event.data
+  FROM event JOIN job ON job.id = event.job_id
+ WHERE event.job_id = :job_id AND event.id > :after_id ORDER BY event.seq LIMIT :limit;
+
+-- name: list_tree_events
+-- params: root_id, after_id, limit
+SELECT event.id, event.job_id, job.root_id, job.project, event.seq, event.type, event.state, event.at_us, event.data
+  FROM job JOIN event ON event.job_id = job.id
+ WHERE (job.id = :root_id OR (job.root_id = :root_id AND job.parent_id IS NOT NULL)) AND event.id > :after_id
+ ORDER BY event.id LIMIT :limit;
+
+-- name: list_project_events
+-- params: project, after_id, limit
+SELECT event.id, event.job_id, job.root_id, job.project, event.seq, event.type, event.state, event.at_us, event.data
+  FROM event JOIN job ON job.id = event.job_id
+ WHERE event.id > :after_id AND (:project IS NULL OR job.project = :project)
+ ORDER BY event.id LIMIT :limit;
+
+-- name: list_expired
+-- params: now_us, limit
+SELECT id FROM job
+ WHERE expires_us IS NOT NULL AND expires_us <= :now_us AND parent_id IS NULL AND state IN ('succeeded','failed','cancelled')
+ ORDER BY expires_us LIMIT :limit;
+
+-- name: list_tree
+-- The sub-jobs of a root at any depth.
+-- params: root_id, limit
+SELECT id FROM job WHERE root_id = :root_id AND parent_id IS NOT NULL LIMIT :limit;
+
+-- name: bury_jobs
+-- params: ids, now_us
+INSERT INTO tombstone (id, project, kind, state, ended_us, expired_us)
+SELECT id, project, kind, state, ended_us, :now_us FROM job WHERE id IN (SELECT value FROM json_each(:ids)) AND ended_us IS NOT NULL;
+
+-- name: delete_jobs
+-- params: ids
+DELETE FROM job WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: delete_events
+-- params: ids
+DELETE FROM event WHERE job_id IN (SELECT value FROM json_each(:ids));
+
+-- name: delete_labels
+-- params: ids
+DELETE FROM job_label WHERE job_id IN (SELECT value FROM json_each(:ids));
+
+-- name: delete_deliveries
+-- params: ids
+DELETE FROM delivery WHERE job_id IN (SELECT value FROM json_each(:ids));
+
+-- name: delete_tombstones
+-- params: before_us, limit
+DELETE FROM tombstone WHERE id IN (SELECT id FROM tombstone WHERE expired_us <= :before_us LIMIT :limit);
+
+-- name: delete_old_deliveries
+-- params: before_us, limit
+DELETE FROM delivery WHERE id IN (SELECT id FROM delivery WHERE ended_us IS NOT NULL AND ended_us <= :before_us LIMIT :limit);
+
+-- name: delete_old_tokens
+-- params: now_us
+DELETE FROM token WHERE expires_us <= :now_us;
+
+-- name: last_event_id
+SELECT MAX((SELECT COALESCE(MAX(id), 0) FROM event), (SELECT value FROM meta WHERE key = 'last_event_id'));
+
+-- name: keep_event_id
+-- params: id
+UPDATE meta SET value = :id WHERE key = 'last_event_id' AND value < :id;
+
+-- name: prove_write
+-- params: now_us
+INSERT INTO meta (key, value) VALUES ('ping', :now_us) ON CONFLICT (key) DO UPDATE SET value = :now_us;
+
+-- name: list_queues
+SELECT name, job_limit, paused FROM queue ORDER BY name;
+
+-- name: set_queue
+-- params: name, limit, paused
+INSERT INTO queue (name, job_limit, paused) VALUES (:name, :limit, :paused)
+ON CONFLICT (name) DO UPDATE SET job_limit = :limit, paused = :paused;
+
+-- name: queue_depths
+SELECT queue, 'due', COUNT(*), MIN(run_at_us) FROM job WHERE state = 'ready' AND due = 1 GROUP BY queue
+UNION ALL
+SELECT queue, 'scheduled', COUNT(*), NULL FROM job WHERE state = 'ready' AND due = 0 GROUP BY queue
+UNION ALL
+SELECT queue, 'running', COUNT(*), NULL FROM job WHERE state = 'running' AND lease_by IS NOT NULL GROUP BY queue
+UNION ALL
+SELECT queue, state, COUNT(*), NULL FROM job WHERE state IN ('held','waiting') GROUP BY queue, state;
+
+-- name: add_delivery
+-- params: id, job_id, project, url, event, now_us
+INSERT INTO delivery (id, job_id, project, url, event, state, next_us, created_us)
+VALUES (:id, :job_id, :project, :url, :event, 'pending', :now_us, :now_us);

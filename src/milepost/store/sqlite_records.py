@@ -1,0 +1,295 @@
+"""The store's records on SQLite that are not jobs: deliveries, resources, projects, users, grants, tokens, access keys."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from milepost.errors import Conflict, NotFound
+from milepost.job import Claim, EventType, JobId, ProjectId
+from milepost.store import AccessKey, Delivery, Grant, Project, Resource, Token, User
+from milepost.store.statements import load
+from milepost.store.writer import Transaction, Writer
+
+
+class RecordSql(NamedTuple):
+    """The statements of `sql/sqlite/record.sql`."""
+
+    claim_deliveries: str
+    finish_delivery: str
+    next_delivery: str
+    list_deliveries: str
+    get_delivery: str
+    redeliver: str
+    get_resource: str
+    put_resource: str
+    list_resources: str
+    delete_resource: str
+    holds_claim: str
+    add_project: str
+    get_project: str
+    list_projects: str
+    update_project: str
+    add_user: str
+    get_user: str
+    list_users: str
+    update_user: str
+    add_grant: str
+    delete_grant: str
+    list_grants: str
+    add_token: str
+    get_token: str
+    revoke_token: str
+    list_tokens: str
+    add_access_key: str
+    get_access_key: str
+    list_access_keys: str
+    delete_access_key: str
+
+
+SQL = load("sqlite", "record", RecordSql)
+
+
+class SqliteRecords:
+    """What `SqliteStore` keeps beside jobs; the connections and the writer are its."""
+
+    _writer: Writer
+    _read: sqlite3.Connection
+
+    async def _read_thread(self, read: Callable[[sqlite3.Connection], Any]) -> Any:
+        raise NotImplementedError
+
+    def _one(self, sql: str, params: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] | None = self._read.execute(sql, params).fetchone()
+        if row is None:
+            raise NotFound(f"no {what}")
+        return row
+
+    # --- callbacks -------------------------------------------------------------------------------------------------
+
+    async def claim_deliveries(self, *, now_us: int, lease_s: float, limit: int) -> list[Delivery]:
+        params = (now_us, now_us + int(lease_s * 1e6), limit)
+        rows = await self._writer.do(lambda tx: tx.execute(SQL.claim_deliveries, params).fetchall())
+        return [_delivery(row) for row in rows]
+
+    async def finish_delivery(
+        self,
+        delivery: Delivery,
+        *,
+        state: Literal["pending", "delivered", "given_up"],
+        next_us: int,
+        status: int | None,
+        error: str | None,
+        now_us: int,
+    ) -> None:
+        ended_us = None if state == "pending" else now_us
+        params = (delivery.id, delivery.attempt, state, next_us, status, error, ended_us)
+        await self._writer.do(lambda tx: tx.execute(SQL.finish_delivery, params) and None)
+
+    async def next_delivery_us(self) -> int | None:
+        found: int | None = self._read.execute(SQL.next_delivery).fetchone()[0]
+        return found
+
+    async def list_deliveries(self, job_id: JobId) -> list[Delivery]:
+        return [_delivery(row) for row in self._read.execute(SQL.list_deliveries, (job_id,))]
+
+    async def redeliver(self, delivery_id: str, *, project: ProjectId | None, now_us: int) -> Delivery:
+        found = _delivery(self._one(SQL.get_delivery, (delivery_id,), f"delivery {delivery_id}"))
+        if project is not None and found.project != project:
+            raise NotFound(f"no delivery {delivery_id}")
+        await self._writer.do(lambda tx: tx.execute(SQL.redeliver, (delivery_id, now_us)) and None)
+        return _delivery(self._one(SQL.get_delivery, (delivery_id,), f"delivery {delivery_id}"))
+
+    # --- resources -------------------------------------------------------------------------------------------------
+
+    async def put_resource(self, resource: Resource, *, claim: Claim | None = None, if_version: int | None = None) -> Resource:
+        return await self._writer.do(_put_resource, resource, claim, if_version)  # type: ignore[no-any-return]
+
+    async def get_resource(self, type: str, id: str) -> Resource:
+        return _resource(self._one(SQL.get_resource, (type, id), f"{type} {id}"))
+
+    async def list_resources(self, type: str, *, project: ProjectId | None = None) -> list[Resource]:
+        rows = await self._read_thread(lambda connection: connection.execute(SQL.list_resources, (type, project)).fetchall())
+        return [_resource(row) for row in rows]
+
+    async def delete_resource(self, type: str, id: str, *, claim: Claim | None = None) -> bool:
+        return await self._writer.do(_delete_resource, type, id, claim)  # type: ignore[no-any-return]
+
+    # --- identity --------------------------------------------------------------------------------------------------
+
+    async def _add(self, sql: str, params: tuple[Any, ...], what: str) -> None:
+        await self._writer.do(_insert_new, sql, params, what)
+
+    async def add_project(self, project: Project) -> None:
+        params = (project.id, project.name, project.domain, project.callback_secret, project.created_us, int(project.enabled))
+        await self._add(SQL.add_project, params, f"project {project.name!r}")
+
+    async def get_project(self, id_or_name: str, *, domain: str | None = None) -> Project:
+        return _project(self._one(SQL.get_project, (id_or_name, domain), f"project {id_or_name!r}"))
+
+    async def list_projects(self) -> list[Project]:
+        return [_project(row) for row in self._read.execute(SQL.list_projects)]
+
+    async def update_project(self, project: Project) -> None:
+        params = (project.id, project.name, project.domain, project.callback_secret, int(project.enabled))
+        await self._writer.do(lambda tx: tx.execute(SQL.update_project, params) and None)
+
+    async def add_user(self, user: User) -> None:
+        params = (user.id, user.name, user.domain, user.password_hash, user.created_us, int(user.enabled))
+        await self._add(SQL.add_user, params, f"user {user.name!r}")
+
+    async def get_user(self, id_or_name: str, *, domain: str | None = None) -> User:
+        return _user(self._one(SQL.get_user, (id_or_name, domain), f"user {id_or_name!r}"))
+
+    async def list_users(self) -> list[User]:
+        return [_user(row) for row in self._read.execute(SQL.list_users)]
+
+    async def update_user(self, user: User) -> None:
+        params = (user.id, user.name, user.domain, user.password_hash, int(user.enabled))
+        await self._writer.do(lambda tx: tx.execute(SQL.update_user, params) and None)
+
+    async def set_grant(self, user_id: str, project: ProjectId, role: str, *, present: bool = True) -> None:
+        sql = SQL.add_grant if present else SQL.delete_grant
+        await self._writer.do(lambda tx: tx.execute(sql, (user_id, project, role)) and None)
+
+    async def list_grants(self, user_id: str) -> list[Grant]:
+        return [Grant(ProjectId(project), role) for project, role in self._read.execute(SQL.list_grants, (user_id,))]
+
+    async def add_token(self, token: Token) -> None:
+        params = (
+            token.digest,
+            token.user_id,
+            token.project,
+            " ".join(token.roles),
+            " ".join(token.methods),
+            token.audit_id,
+            token.issued_us,
+            token.expires_us,
+            int(token.revoked),
+            token.name,
+        )
+        await self._add(SQL.add_token, params, "token")
+
+    async def get_token(self, digest: str) -> Token:
+        return _token(self._one(SQL.get_token, (digest,), "such token"))
+
+    async def revoke_token(self, digest: str) -> bool:
+        return await self._writer.do(lambda tx: tx.execute(SQL.revoke_token, (digest,)).rowcount == 1)  # type: ignore[no-any-return]
+
+    async def list_tokens(self, user_id: str) -> list[Token]:
+        return [_token(row) for row in self._read.execute(SQL.list_tokens, (user_id,))]
+
+    async def add_access_key(self, key: AccessKey) -> None:
+        params = (key.id, key.secret, key.user_id, key.project, key.created_us, int(key.enabled))
+        await self._add(SQL.add_access_key, params, f"access key {key.id}")
+
+    async def get_access_key(self, id: str) -> AccessKey:
+        return _access_key(self._one(SQL.get_access_key, (id,), f"access key {id}"))
+
+    async def list_access_keys(self, *, user_id: str | None = None) -> list[AccessKey]:
+        return [_access_key(row) for row in self._read.execute(SQL.list_access_keys, (user_id,))]
+
+    async def delete_access_key(self, id: str) -> bool:
+        return await self._writer.do(lambda tx: tx.execute(SQL.delete_access_key, (id,)).rowcount == 1)  # type: ignore[no-any-return]
+
+
+# --- operations --------------------------------------------------------------------------------------------------------
+
+
+def _insert_new(tx: Transaction, sql: str, params: tuple[Any, ...], what: str) -> None:
+    try:
+        tx.execute(sql, params)
+    except sqlite3.IntegrityError as error:
+        raise Conflict(f"{what} exists already") from error
+
+
+def _check_claim(tx: Transaction, claim: Claim | None) -> None:
+    if claim is not None and tx.execute(SQL.holds_claim, (claim.job_id, claim.fence)).fetchone() is None:
+        raise Conflict(f"the lease of job {claim.job_id} was lost", job_id=claim.job_id)
+
+
+def _put_resource(tx: Transaction, resource: Resource, claim: Claim | None, if_version: int | None) -> Resource:
+    _check_claim(tx, claim)
+    if if_version is not None:
+        row = tx.execute(SQL.get_resource, (resource.type, resource.id)).fetchone()
+        stored = 0 if row is None else row[6]
+        if stored != if_version:
+            raise Conflict(f"{resource.type} {resource.id} has version {stored}, not {if_version}")
+    created_us, version = tx.execute(
+        SQL.put_resource,
+        (resource.type, resource.id, resource.project, resource.doc.decode(), resource.created_us, resource.updated_us),
+    ).fetchone()
+    return Resource(
+        type=resource.type,
+        id=resource.id,
+        project=resource.project,
+        doc=resource.doc,
+        created_us=created_us,
+        updated_us=resource.updated_us,
+        version=version,
+    )
+
+
+def _delete_resource(tx: Transaction, type_: str, id_: str, claim: Claim | None) -> bool:
+    _check_claim(tx, claim)
+    return tx.execute(SQL.delete_resource, (type_, id_)).rowcount == 1
+
+
+# --- rows --------------------------------------------------------------------------------------------------------------
+
+
+def _delivery(row: tuple[Any, ...]) -> Delivery:
+    id_, job_id, project, url, event, state, attempt, next_us, created_us, ended_us, last_status, last_error = row
+    return Delivery(
+        id=id_,
+        job_id=job_id,
+        project=project,
+        url=url,
+        event=EventType(event),
+        state=state,
+        attempt=attempt,
+        next_us=next_us,
+        created_us=created_us,
+        ended_us=ended_us,
+        last_status=last_status,
+        last_error=last_error,
+    )
+
+
+def _resource(row: tuple[Any, ...]) -> Resource:
+    type_, id_, project, doc, created_us, updated_us, version = row
+    return Resource(
+        type=type_, id=id_, project=project, doc=doc.encode(), created_us=created_us, updated_us=updated_us, version=version
+    )
+
+
+def _project(row: tuple[Any, ...]) -> Project:
+    id_, name, domain, callback_secret, created_us, enabled = row
+    return Project(id_, name, domain, callback_secret, created_us, bool(enabled))
+
+
+def _user(row: tuple[Any, ...]) -> User:
+    id_, name, domain, password_hash, created_us, enabled = row
+    return User(id_, name, domain, password_hash, created_us, bool(enabled))
+
+
+def _token(row: tuple[Any, ...]) -> Token:
+    digest, user_id, project, roles, methods, audit_id, issued_us, expires_us, revoked, name = row
+    return Token(
+        digest,
+        user_id,
+        project,
+        tuple(roles.split()),
+        tuple(methods.split()),
+        audit_id,
+        issued_us,
+        expires_us,
+        bool(revoked),
+        name,
+    )
+
+
+def _access_key(row: tuple[Any, ...]) -> AccessKey:
+    id_, secret, user_id, project, created_us, enabled = row
+    return AccessKey(id_, secret, user_id, project, created_us, bool(enabled))

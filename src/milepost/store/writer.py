@@ -1,0 +1,311 @@
+"""Group commit for SQLite: operations that arrive together share one transaction and one fsync.
+
+Theory
+- Statements run on the event loop's own thread: each takes some microseconds, and handing them to another thread would cost
+  more than running them, because Python's lock would change hands at every step.  The COMMIT, which waits for the disk, runs in a
+  thread of its own; while it does, the next batch gathers.
+- So a batch grows exactly as large as the disk is slow, and no timer is needed.
+
+Rules
+1. An operation's future is resolved only after its transaction is on disk.
+2. An operation that raises a MilepostError has written nothing, and fails alone.
+3. When SQLite itself refuses a batch (disk full, I/O error), the batch is rolled back and each operation is tried again alone,
+   so that one bad operation does not fail its neighbours.
+
+Failure modes: another process holds the write lock (an admin command): the batch is tried again every few milliseconds, up to
+`BUSY_S`; then StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from milepost.errors import MilepostError, StoreUnavailable
+from milepost.job import Event
+from milepost.store import Listener, StoreStats
+
+BUSY_S = 10.0
+BUSY_PAUSE_S = 0.003
+
+
+class Operation(NamedTuple):
+    run: Callable[..., Any]
+    args: tuple[Any, ...]
+    future: asyncio.Future[Any]
+
+
+class Transaction:
+    """What an operation writes with: the connection, and rows that are inserted together at the end of the batch."""
+
+    __slots__ = ("connection", "event_rows", "events", "execute", "job_rows", "next_event_id", "ready_queues", "watched")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.execute = connection.execute
+        self.job_rows: list[tuple[Any, ...]] = []
+        self.event_rows: list[tuple[Any, ...]] = []
+        self.events: list[Event] = []  # for subscribers; filled only while there are some
+        self.next_event_id = 0
+        self.watched = False
+        self.ready_queues: set[str] = set()  # that got a ready job by the way: told to `on_ready` after the commit
+
+
+class Writer:
+    """The one writer of a database in this process.  All methods on the loop that started it, but `call` from any."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        in_memory: bool,
+        insert_job: str,
+        insert_event: str,
+        stats: StoreStats,
+    ) -> None:
+        self._connection = connection
+        self._in_memory = in_memory
+        self._insert_job, self._insert_event = insert_job, insert_event
+        self._stats = stats
+        self._tx = Transaction(connection)
+        self._adding: deque[Operation] = deque()
+        self._others: deque[Operation] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self._busy_since: float | None = None
+        self._closed = False
+        self._idle: asyncio.Event = asyncio.Event()
+        self._idle.set()
+        self._commits: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._commit_loop, name="milepost-commit", daemon=True)
+        if not in_memory:
+            self._thread.start()
+        self.listeners: list[Listener] = []
+        self.next_event_id = 1
+        self.on_ready: Callable[[str], None] = lambda _queue: None
+
+    # --- callers ---------------------------------------------------------------------------------------------------
+
+    def add(self, run: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """An operation that only adds rows through `job_rows` and `event_rows`: those of a batch go in together."""
+        return self._put(self._adding, run, args)
+
+    def do(self, run: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """Any other operation: `run(tx, *args)`; it sees everything that was added before it in the batch."""
+        return self._put(self._others, run, args)
+
+    def _put(self, lane: deque[Operation], run: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._put_here(lane, run, args), self._loop))
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        future: asyncio.Future[Any] = loop.create_future()
+        lane.append(Operation(run, args, future))
+        if not self._scheduled:
+            self._scheduled = True
+            self._idle.clear()
+            loop.call_soon(self._run_batch)
+        return future
+
+    async def _put_here(self, lane: deque[Operation], run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        return await self._put(lane, run, args)
+
+    async def close(self) -> None:
+        """Return when everything accepted is on disk."""
+        self._closed = True
+        await self._idle.wait()
+        if self._thread.is_alive():
+            self._commits.put(None)
+            await asyncio.to_thread(self._thread.join)
+
+    # --- batches ---------------------------------------------------------------------------------------------------
+
+    def _run_batch(self) -> None:
+        if not self._begin():
+            return
+        adding, others = list(self._adding), list(self._others)
+        self._adding.clear()
+        self._others.clear()
+        tx = self._tx
+        tx.watched = bool(self.listeners)
+        tx.next_event_id = self.next_event_id
+        done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        try:
+            for lane in (adding, others):
+                for operation in lane:
+                    self._run_one(tx, operation, done)
+                self._flush_jobs(tx)
+            self._flush_events(tx)
+        except sqlite3.Error:
+            self._rollback(tx)
+            self._one_by_one([*adding, *others])
+            return
+        started_s = time.perf_counter()
+        if self._in_memory:
+            self._connection.execute("COMMIT")
+            self._committed(done, started_s)
+        else:
+            self._commits.put(lambda: self._commit(done, [*adding, *others], started_s))
+
+    def _run_one(
+        self, tx: Transaction, operation: Operation, done: list[tuple[asyncio.Future[Any], Any, BaseException | None]]
+    ) -> None:
+        jobs, rows, events = len(tx.job_rows), len(tx.event_rows), len(tx.events)
+        try:
+            done.append((operation.future, operation.run(tx, *operation.args), None))
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            # Operations check before they write, so nothing is in the transaction but rows not yet flushed.
+            del tx.job_rows[jobs:], tx.event_rows[rows:], tx.events[events:]
+            if not isinstance(error, MilepostError):
+                raise sqlite3.OperationalError(f"operation failed: {error!r}") from error
+            done.append((operation.future, None, error))
+
+    def _begin(self) -> bool:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            now_s = time.monotonic()
+            self._busy_since = self._busy_since or now_s
+            if now_s - self._busy_since < BUSY_S and "locked" in str(error):
+                self._loop.call_later(BUSY_PAUSE_S, self._run_batch)
+                return False
+            self._fail_all(error)
+            return False
+        self._busy_since = None
+        return True
+
+    def _fail_all(self, error: sqlite3.Error) -> None:
+        self._busy_since = None
+        waiting = [*self._adding, *self._others]
+        self._adding.clear()
+        self._others.clear()
+        for operation in waiting:
+            if not operation.future.done():
+                operation.future.set_exception(unavailable(error))
+        self._next()
+
+    def _flush_jobs(self, tx: Transaction) -> None:
+        if tx.job_rows:
+            self._connection.executemany(self._insert_job, tx.job_rows)
+            tx.job_rows.clear()
+
+    def _flush_events(self, tx: Transaction) -> None:
+        if tx.event_rows:
+            self._connection.executemany(self._insert_event, tx.event_rows)
+            tx.event_rows.clear()
+
+    def _rollback(self, tx: Transaction) -> None:
+        tx.job_rows.clear()
+        tx.event_rows.clear()
+        tx.events.clear()
+        tx.ready_queues.clear()
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _one_by_one(self, operations: list[Operation]) -> None:
+        """After a refused batch: each alone, so that only what is wrong fails.  Rare, so the commits are waited for here."""
+        for operation in operations:
+            if operation.future.done():
+                continue
+            tx = self._tx
+            tx.next_event_id = self.next_event_id
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                result = operation.run(tx, *operation.args)
+                self._flush_jobs(tx)
+                self._flush_events(tx)
+                self._connection.execute("COMMIT")
+            except Exception as error:
+                self._rollback(tx)
+                operation.future.set_exception(error if isinstance(error, MilepostError) else unavailable(error))
+                continue
+            self.next_event_id = tx.next_event_id
+            operation.future.set_result(result)
+            self._tell(tx)
+        self._next()
+
+    # --- commit ----------------------------------------------------------------------------------------------------
+
+    def _commit_loop(self) -> None:
+        while (commit := self._commits.get()) is not None:
+            commit()
+
+    def _commit(
+        self,
+        done: list[tuple[asyncio.Future[Any], Any, BaseException | None]],
+        operations: list[Operation],
+        started_s: float,
+    ) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            self._loop.call_soon_threadsafe(self._commit_failed, operations)
+        else:
+            self._loop.call_soon_threadsafe(self._committed, done, started_s)
+
+    def _commit_failed(self, operations: list[Operation]) -> None:
+        self._rollback(self._tx)
+        self._one_by_one(operations)
+
+    def _committed(self, done: list[tuple[asyncio.Future[Any], Any, BaseException | None]], started_s: float) -> None:
+        stats, size = self._stats, len(done)
+        took_s = time.perf_counter() - started_s
+        stats.commits += 1
+        stats.operations += size
+        stats.commit_s += took_s
+        bucket = min(1 << (size - 1).bit_length() if size else 1, 1024)
+        stats.batch_sizes[bucket] = stats.batch_sizes.get(bucket, 0) + 1
+        for bound in COMMIT_BOUNDS_S:
+            if took_s <= bound:
+                stats.commit_seconds[bound] = stats.commit_seconds.get(bound, 0) + 1
+                break
+        self.next_event_id = self._tx.next_event_id
+        for future, result, error in done:
+            if not future.done():  # a caller that was cancelled does not wait any more
+                if error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+        self._tell(self._tx)
+        self._next()
+
+    def _tell(self, tx: Transaction) -> None:
+        if tx.ready_queues:
+            queues, tx.ready_queues = tx.ready_queues, set()
+            for name in queues:
+                self.on_ready(name)
+        if tx.events:
+            events = tx.events
+            tx.events = []
+            for listener in list(self.listeners):
+                listener(events)
+
+    def _next(self) -> None:
+        if self._adding or self._others:
+            self._run_batch()
+        else:
+            self._scheduled = False
+            self._idle.set()
+
+
+COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+def unavailable(error: Exception) -> StoreUnavailable:
+    """A driver's error as ours, with the next thing to do."""
+    text = str(error)
+    hint = None
+    if "full" in text:
+        hint = "free disk space in the data folder; nothing accepted is lost"
+    elif "locked" in text:
+        hint = "another process holds the database's write lock"
+    return StoreUnavailable(f"the database refused: {text}", hint=hint)
