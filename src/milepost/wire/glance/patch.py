@@ -1,6 +1,7 @@
 """Changes of an image: JSON patches of one step, in both of the forms that Glance has had.
 
-Source: openstack/glance glance/api/v2/images.py (RequestDeserializer.update, ImagesController.update), glance/common/config.py (quotas).
+Source: openstack/glance glance/api/v2/images.py (RequestDeserializer.update, ImagesController.update) and
+glance/common/config.py (quotas).
 """
 
 from __future__ import annotations

@@ -193,9 +193,9 @@ def check_location(location: Any) -> None:
         )
 
 
-def location_filtered(location: str) -> Refusal:
-    """The guard against forged requests refuses this host or port."""
-    return Refusal(400, f"URI for legacy import task does not pass filtering: {location}")
+def location_filtered(location: str, reason: str) -> Refusal:
+    """The guard against forged requests refuses this host or port: Glance's sentence, then why."""
+    return Refusal(400, f"URI for legacy import task does not pass filtering: {location} ({reason})")
 
 
 def _check_schema(task: dict[str, Any], types: list[str]) -> None:
