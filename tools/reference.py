@@ -6,13 +6,14 @@ A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; t
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -175,6 +176,114 @@ def _rules(text: str) -> str:
     return "\n".join(items) + "\n"
 
 
+# --- failures of jobs ----------------------------------------------------------------------------------------------
+
+FAILING = ("Failure", "PermanentError", "RetryableError")
+
+
+def failure_codes() -> dict[str, str]:
+    """The codes that `error.code` of a job can have, written as literals in the source, and where."""
+    found: dict[str, str] = {}
+    package = ROOT / "src" / "milepost"
+    for path in sorted([*package.glob("engine/*.py"), *package.glob("store/*.py"), *package.glob("work/**/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or getattr(node.func, "id", getattr(node.func, "attr", "")) not in FAILING:
+                continue
+            for code in [node.args[0]] if node.args else [word.value for word in node.keywords if word.arg == "code"]:
+                if isinstance(code, ast.Constant) and isinstance(code.value, str):
+                    found.setdefault(code.value, str(path.relative_to(package)))
+    return found
+
+
+# --- routes --------------------------------------------------------------------------------------------------------
+
+
+class Endpoint(NamedTuple):
+    """One method of one path that the server answers."""
+
+    method: str
+    path: str
+
+
+def routes() -> list[Endpoint]:
+    """Every route of the application: the native ones and the facades'."""
+    from milepost.clock import SystemClock
+    from milepost.engine.kinds import KINDS
+    from milepost.engine.service import Service
+    from milepost.server.app import create_app
+    from milepost.server.native import ROUTES
+    from milepost.settings import Settings
+    from milepost.store.sqlite import SqliteStore
+
+    settings, clock, nothing = Settings(), SystemClock(), typing.cast("Any", None)
+    app = create_app(Service(SqliteStore(":memory:"), nothing, KINDS, clock, settings), settings, clock)
+    found = [Endpoint(route.method, route.path) for route in ROUTES]
+    for route in app._routes:
+        path = re.sub(r"{(\w+):\w+}", r"{\1}", getattr(route, "path", ""))
+        found += [Endpoint(method, path) for method in sorted(getattr(route, "methods", None) or ()) if method != "HEAD"]
+    return list(dict.fromkeys(found))
+
+
+def native_routes() -> str:
+    """The native API's routes, with what they say of themselves."""
+    from milepost.server.native import ROUTES
+
+    rows = []
+    for route in ROUTES:
+        answers = "; ".join(f"{status} {text}" for status, (_, text) in route.answers.items())
+        errors_ = ", ".join(map(str, route.errors))
+        rows.append([f"`{route.method} {route.path}`", route.about, answers, errors_ or "-", "no" if route.open else "yes"])
+    return table(["route", "what it does", "answers", "errors", "identity"], rows)
+
+
+def native_parameters() -> str:
+    """The query parameters and headers that native routes read."""
+    from milepost.server.native import ROUTES
+
+    used: dict[Any, list[str]] = {}
+    for route in ROUTES:
+        for parameter in route.parameters:
+            used.setdefault(parameter, []).append(f"`{route.method} {route.path}`")
+    rows = []
+    for parameter, places in used.items():
+        about = (
+            parameter.about
+            + (f" ({' or '.join(parameter.choices)})" if parameter.choices else "")
+            + (", repeatable" if parameter.many else "")
+        )
+        rows.append(
+            [f"`{parameter.name}`", parameter.place, about, ", ".join(places) if len(places) < 7 else f"{len(places)} routes"]
+        )
+    return table(["name", "where", "meaning", "read by"], rows)
+
+
+# --- metrics -------------------------------------------------------------------------------------------------------
+
+
+def metrics() -> str:
+    """Every metric family in `server/metrics.py`, as `/metrics` names it."""
+    from milepost.server import metrics as module
+
+    rows = []
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if not isinstance(node, ast.Call):
+            continue
+        maker = getattr(node.func, "id", "")
+        type_ = {"CounterMetricFamily": "counter", "GaugeMetricFamily": "gauge", "_histogram": "histogram"}.get(maker)
+        words = [argument.value for argument in node.args[:2] if isinstance(argument, ast.Constant)]
+        if type_ is None or len(words) < 2:
+            continue
+        labels = next((ast.literal_eval(word.value) for word in node.keywords if word.arg == "labels"), [])
+        rows.append(_metric(words[0], type_, labels, words[1]))
+    rows += [_metric(name, "counter", labels, text) for name, text, labels in module.ENGINE.values()]
+    return table(["metric", "type", "labels", "meaning"], sorted(rows))
+
+
+def _metric(name: str, type_: str, labels: Iterable[str], text: str) -> list[str]:
+    shown = f"{name}_total" if type_ == "counter" else name
+    return [f"`{shown}`", type_, ", ".join(f"`{label}`" for label in labels) or "-", text]
+
+
 # --- writing -------------------------------------------------------------------------------------------------------
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -183,6 +292,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "errors": errors,
     "store-rules": store_rules,
     "dispatch-rules": dispatch_rules,
+    "native-routes": native_routes,
+    "native-parameters": native_parameters,
+    "metrics": metrics,
 }
 
 
