@@ -219,8 +219,12 @@ def routes() -> list[Endpoint]:
     app = create_app(Service(SqliteStore(":memory:"), nothing, KINDS, clock, settings), settings, clock)
     found = [Endpoint(route.method, route.path) for route in ROUTES]
     for route in app._routes:
-        path = re.sub(r"{(\w+):\w+}", r"{\1}", getattr(route, "path", ""))
-        found += [Endpoint(method, path) for method in sorted(getattr(route, "methods", None) or ()) if method != "HEAD"]
+        path = getattr(route, "path", "")
+        if "{rest" in path or "_other}" in path or "_minor}" in path:  # whole families of paths that are nothing
+            continue
+        path = re.sub(r"{(\w+):\w+}", r"{\1}", path).replace("{version}", "v2")
+        methods = getattr(route, "methods", None) or getattr(getattr(route, "endpoint", None), "_handlers", ())
+        found += [Endpoint(method, path) for method in sorted(methods) if method != "HEAD"]
     return list(dict.fromkeys(found))
 
 
