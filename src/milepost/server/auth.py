@@ -51,15 +51,19 @@ async def identify(scope: Mapping[str, Any], *, project: str | None = None) -> I
 
     Errors: Unauthenticated, Forbidden (another project's), InvalidInput (no project id), Throttled.
     """
+    identity = await authenticate(scope, project=project)
+    scope["app"].state.rates.take(identity.project)
+    return identity
+
+
+async def authenticate(scope: Mapping[str, Any], *, project: str | None = None) -> Identity:
+    """As `identify`, without counting as a request."""
     state = scope["app"].state
     headers: dict[bytes, bytes] = scope.get("headers_by_name") or dict(scope["headers"])
     asked = project or text(headers.get(b"x-project-id"))
     if state.settings.auth == "none":
-        identity = open_identity(asked, read_token(headers))
-    else:
-        identity = await _required(state.identities, headers, asked, from_path=project is not None)
-    state.rates.take(identity.project)
-    return identity
+        return open_identity(asked, read_token(headers))
+    return await _required(state.identities, headers, asked, from_path=project is not None)
 
 
 def open_identity(asked: str | None, token: str | None) -> Identity:

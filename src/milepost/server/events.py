@@ -1,0 +1,305 @@
+"""Waiting for events: long polls and server-sent streams.
+
+Theory: the store is the only buffer.  A stream remembers one number, the id of the last event it sent; a commit only wakes
+it, and it reads on from that number.  So a slow client costs no memory, nothing is lost between two reads, and resuming
+from `Last-Event-ID` is the same code as going on.
+
+Rules
+1. Events go out in the order of their ids, each once, without gaps within a job.
+2. A job's stream ends after the job's final event; a tree's after the last job of it ended; a project's never.
+3. A reconnect to a stream that has nothing more to say is answered 204, which ends an EventSource for good.
+4. Each heartbeat checks the caller's token again: a stream outlives a revoked token by one heartbeat at most.
+5. `Hub.close` ends every stream and long poll, so that the server can stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from milepost.clock import Clock
+from milepost.errors import MilepostError, StoreUnavailable
+from milepost.job import FINAL, Event, Job, JobId, ProjectId
+from milepost.server.auth import authenticate
+from milepost.server.http import Call, Reply
+from milepost.store import JobQuery, Store
+from milepost.wire.native import encode, from_event
+
+HEARTBEAT_S = 15.0
+PAGE = 500
+RETRY_MS = 2000  # after which an EventSource reconnects
+LABELS_KEPT = 10_000
+ALL = "*"
+
+
+class Watch:
+    """Wakes its waiter once for any number of commits since the last wait."""
+
+    __slots__ = ("_event", "closed")
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.closed = False
+
+    def wake(self) -> None:
+        self._event.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._event.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Return when there may be something new, True, or after timeout_s, False."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+
+class Hub:
+    """Wakes watches by job, by tree, by project, or by everything.  Listens to the store only while somebody watches."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._watches: dict[str, set[Watch]] = {}
+        self._unsubscribe: Callable[[], None] | None = None
+        self.closed = False
+
+    @contextlib.contextmanager
+    def watch(self, key: str) -> Iterator[Watch]:
+        """A watch on `job_key`, `tree_key`, `project_key` or ALL; events committed after this line wake it."""
+        watch = Watch()
+        watch.closed = self.closed
+        self._watches.setdefault(key, set()).add(watch)
+        if self._unsubscribe is None:
+            self._unsubscribe = self._store.subscribe(self._wake)
+        try:
+            yield watch
+        finally:
+            watches = self._watches[key]
+            watches.discard(watch)
+            if not watches:
+                del self._watches[key]
+            if not self._watches and self._unsubscribe is not None:
+                self._unsubscribe()
+                self._unsubscribe = None
+
+    def close(self) -> None:
+        """End all streams and long polls, those to come too."""
+        self.closed = True
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.close()
+
+    def _wake(self, events: Sequence[Event]) -> None:
+        for key in {key for event in events for key in (event.job_id, tree_key(event.root_id), project_key(event.project), ALL)}:
+            for watch in self._watches.get(key, ()):
+                watch.wake()
+
+
+def tree_key(root_id: JobId) -> str:
+    return "tree " + root_id
+
+
+def project_key(project: ProjectId) -> str:
+    return "project " + project
+
+
+async def wait_job(
+    hub: Hub,
+    clock: Clock,
+    key: str,
+    read: Callable[[], Awaitable[Job]],
+    enough: Callable[[Job], Awaitable[bool]],
+    timeout_s: float,
+) -> Job:
+    """The job as soon as it is `enough`, or as it is after timeout_s."""
+    end_s = clock.monotonic_s() + timeout_s
+    with hub.watch(key) as watch:
+        while True:
+            job = await read()
+            left_s = end_s - clock.monotonic_s()
+            if await enough(job) or left_s <= 0 or watch.closed:
+                return job
+            if not await watch.wait(left_s):
+                return await read()
+
+
+class Feed:
+    """Which events a stream or page shows, and when there can be no more."""
+
+    key = ALL
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.ended = False
+
+    async def read(self, after_id: int, limit: int = PAGE) -> tuple[list[Event], int]:
+        """The next events to show and the id to go on from; that id is after_id when there is nothing new."""
+        raise NotImplementedError
+
+    async def check(self) -> None:
+        """Errors: NotFound, Expired when what it shows is gone."""
+
+
+class JobFeed(Feed):
+    """One job."""
+
+    def __init__(self, store: Store, job: Job) -> None:
+        super().__init__(store)
+        self._job, self.key = job, job.id
+        self._was_final = job.state in FINAL
+
+    async def read(self, after_id: int, limit: int = PAGE) -> tuple[list[Event], int]:
+        events = await self._store.list_events(after_id=after_id, job_id=self._job.id, limit=limit)
+        if events:
+            self.ended = events[-1].state in FINAL
+            return events, events[-1].id
+        self.ended = self._was_final
+        return [], after_id
+
+    async def check(self) -> None:
+        await self._store.get_job(self._job.id)
+
+
+class TreeFeed(Feed):
+    """A job's whole tree, from its root down."""
+
+    def __init__(self, store: Store, job: Job) -> None:
+        super().__init__(store)
+        self._root_id, self.key = job.root_id, tree_key(job.root_id)
+        self._open: set[JobId] = {job.root_id}
+
+    async def skip_to(self, after_id: int) -> None:
+        """Learn which jobs of the tree are open at after_id without showing what came before."""
+        cursor = 0
+        while cursor < after_id:
+            events = await self._store.list_events(after_id=cursor, root_id=self._root_id, limit=PAGE)
+            old = [event for event in events if event.id <= after_id]
+            self._learn(old)
+            if not old or len(old) < len(events):
+                break
+            cursor = old[-1].id
+        self.ended = not self._open
+
+    async def read(self, after_id: int, limit: int = PAGE) -> tuple[list[Event], int]:
+        events = await self._store.list_events(after_id=after_id, root_id=self._root_id, limit=limit)
+        self._learn(events)
+        self.ended = not self._open
+        return events, events[-1].id if events else after_id
+
+    def _learn(self, events: list[Event]) -> None:
+        for event in events:
+            if event.state in FINAL:
+                self._open.discard(event.job_id)
+            else:
+                self._open.add(event.job_id)
+
+    async def check(self) -> None:
+        await self._store.get_job(self._root_id)
+
+
+class ProjectFeed(Feed):
+    """A project's jobs, or everybody's; with labels, those jobs whose own or whose root's labels match."""
+
+    def __init__(self, store: Store, project: ProjectId | None, labels: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(store)
+        self._project, self._labels = project, labels
+        self.key = ALL if project is None else project_key(project)
+        self._verdicts: dict[JobId, bool] = {}
+
+    async def read(self, after_id: int, limit: int = PAGE) -> tuple[list[Event], int]:
+        events = await self._store.list_events(after_id=after_id, project=self._project, limit=limit)
+        if not events:
+            return [], after_id
+        if self._labels:
+            return await self._labelled(events), events[-1].id
+        return events, events[-1].id
+
+    async def _labelled(self, events: list[Event]) -> list[Event]:
+        asked = {id for event in events for id in (event.job_id, event.root_id)} - self._verdicts.keys()
+        if len(self._verdicts) + len(asked) > LABELS_KEPT:
+            self._verdicts.clear()
+            asked = {id for event in events for id in (event.job_id, event.root_id)}
+        if asked:
+            query = JobQuery(project=self._project, ids=tuple(asked), labels=self._labels, limit=len(asked))
+            matching = {job.id for job in await self._store.list_jobs(query)}
+            self._verdicts.update((id, id in matching) for id in asked)  # labels never change
+        return [event for event in events if self._verdicts[event.job_id] or self._verdicts[event.root_id]]
+
+
+def sse(event: Event) -> bytes:
+    """One event as the stream has it."""
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, event.type.value.encode(), encode(from_event(event)))
+
+
+async def stream(call: Call, feed: Feed, after_id: int, *, resumed: bool) -> Reply | None:
+    """Send events until the feed ends or the client goes; None once it was answered.  Errors: LimitExceeded."""
+    with call.state.slots, call.state.hub.watch(feed.key) as watch:
+        events, cursor = await feed.read(after_id)
+        if resumed and feed.ended and not events:
+            return Reply(204)
+        await _start(call, after_id)
+        gone = asyncio.ensure_future(_close_when_gone(call, watch))
+        try:
+            await _pump(call, feed, watch, events, cursor)
+        finally:
+            gone.cancel()
+    return None
+
+
+async def _start(call: Call, after_id: int) -> None:
+    headers = [
+        (b"content-type", b"text/event-stream"),
+        (b"cache-control", b"no-store"),
+        (b"x-accel-buffering", b"no"),
+        (b"x-request-id", call.request_id.encode()),
+    ]
+    await call.send({"type": "http.response.start", "status": 200, "headers": headers})
+    # An id without data sets the client's last event id, so a reconnect before the first event loses nothing.
+    await _send(call, b"retry: %d\nid: %d\n\n" % (RETRY_MS, after_id))
+
+
+async def _pump(call: Call, feed: Feed, watch: Watch, events: list[Event], cursor: int) -> None:
+    while not watch.closed:
+        if events:
+            await _send(call, b"".join(map(sse, events)))
+        if feed.ended:
+            break
+        events, after = await _read(feed, cursor)
+        if after != cursor:
+            cursor = after
+            if not events:  # all filtered out: a reconnect need not read them again
+                await _send(call, b"id: %d\n\n" % cursor)
+        elif not feed.ended and not await watch.wait(HEARTBEAT_S):
+            try:
+                await authenticate(call.scope)
+                await feed.check()
+            except StoreUnavailable:
+                pass
+            except MilepostError as error:
+                await _send(call, f": {error.code}\n\n".encode())
+                break
+            await _send(call, b": still here\n\n")
+    await call.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _read(feed: Feed, cursor: int) -> tuple[list[Event], int]:
+    try:
+        return await feed.read(cursor)
+    except StoreUnavailable:  # the stream outlives a store that is away: the next heartbeat reads again
+        return [], cursor
+
+
+async def _send(call: Call, body: bytes) -> None:
+    await call.send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _close_when_gone(call: Call, watch: Watch) -> None:
+    while (await call.receive())["type"] != "http.disconnect":
+        pass
+    watch.close()
