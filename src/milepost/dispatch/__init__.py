@@ -13,6 +13,8 @@ from typing import Protocol
 class Dispatch(Protocol):
     """Hints between the processes of one store."""
 
+    queues_changed: bool  # set by announce_queues, cleared by who read the queues again
+
     def announce(self, queue: str) -> None:
         """This queue has a due job."""
         ...
@@ -34,7 +36,7 @@ class Dispatch(Protocol):
         ...
 
     async def next_work(self, timeout_s: float) -> frozenset[str] | None:
-        """The queues announced since the last call, at once when there are some; None after timeout_s."""
+        """The queues announced since the last call, at once when there was a hint; None after timeout_s: look at all."""
         ...
 
     async def next_schedule(self, timeout_s: float) -> bool: ...

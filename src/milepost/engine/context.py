@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Suspend(BaseException):
-    """Leaves the function of a parent whose sub-jobs are not final.  Not an Exception, so that `except Exception` lets it pass."""
+    """Leaves the function of a parent whose sub-jobs are not final.  No Exception, so that `except Exception` lets it pass."""
 
     def __init__(self, sub_jobs: Sequence[SubJob]) -> None:
         super().__init__()
@@ -121,6 +121,8 @@ class Running:
         self.claim = claim
         self.settings = settings
         self.now_us = now_us
+        self.scratch_used = False
+        self.stopping = False  # the process is stopping: this attempt is given back and another one follows
         self._report = report
         self._sub_outcomes = sub_outcomes
         self._next_position = 0
@@ -144,6 +146,7 @@ class Running:
     @property
     def scratch(self) -> Path:
         """A folder of this job's own, the same in each attempt, also after a crash; removed when the job is final."""
+        self.scratch_used = True
         self._scratch.mkdir(parents=True, exist_ok=True)
         return self._scratch
 

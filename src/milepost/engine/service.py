@@ -117,7 +117,9 @@ class Service:
         return self._live(await self.store.get_job(job_id, project=project))
 
     def _live(self, found: Job | Tombstone) -> Job:
-        if isinstance(found, Job) and (found.expires_us is None or found.expires_us > self.clock.now_us()):
+        if isinstance(found, Job) and (
+            found.state not in FINAL or found.expires_us is None or found.expires_us > self.clock.now_us()
+        ):
             return found
         raise Expired(f"job {found.id} has expired; it was {found.state}", job_id=found.id, state=found.state)
 
@@ -183,6 +185,7 @@ class Service:
             expires_us=now_us + int(self.settings.keep_cancelled_s * 1e6),
         )
         self.dispatch.announce_cancel()
+        self.dispatch.announce_delivery()
         return job
 
     async def release(self, job_id: JobId, *, project: ProjectId | None) -> Job:

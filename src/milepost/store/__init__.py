@@ -273,6 +273,9 @@ class Store(Protocol):
     async def end_worker(self, worker: WorkerId) -> None:
         """Its lease ends now; what it still owns will be rescued."""
 
+    async def end_other_workers(self, worker: WorkerId) -> None:
+        """The leases of all others end now: for a process that knows that it is alone."""
+
     async def report_progress(self, claim: Claim, progress: Progress, *, now_us: int) -> bool: ...
 
     async def finish_job(self, claim: Claim, outcome: Outcome, *, now_us: int, expires_us: int | None = None) -> bool:

@@ -30,9 +30,9 @@ def labels_text(labels: dict[str, str]) -> str | None:
 def job_from_row(row: tuple[Any, ...]) -> Job:
     """One row of `get_job`, `claim_jobs` or `list_subs`."""
     (
-        id_, kind, state, project, queue, priority, run_at_us, attempt, attempts_max, crashes, timeout_s, deadline_us, parent_id, root_id,
-        position, sub_total, retry_of, cancel_reason, callback_url, created_us, started_us, ended_us, updated_us, expires_us, version,
-        fence, lease_by, labels, origin, progress, error, input_, result,
+        id_, kind, state, project, queue, priority, run_at_us, attempt, attempts_max, crashes, timeout_s, deadline_us,
+        parent_id, root_id, position, sub_total, retry_of, cancel_reason, callback_url, created_us, started_us, ended_us,
+        updated_us, expires_us, version, fence, lease_by, labels, origin, progress, error, input_, result,
     ) = row  # fmt: skip
     return Job(
         id=id_,

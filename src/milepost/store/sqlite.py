@@ -69,6 +69,7 @@ class JobSql(NamedTuple):
     renew_lease: str
     list_owned: str
     end_worker: str
+    end_other_workers: str
     list_dead_workers: str
     report_progress: str
     finish_job: str
@@ -312,6 +313,9 @@ class SqliteStore(SqliteRecords):
 
     async def end_worker(self, worker: WorkerId) -> None:
         await self._writer.do(lambda tx: tx.execute(SQL.end_worker, (worker,)) and None)
+
+    async def end_other_workers(self, worker: WorkerId) -> None:
+        await self._writer.do(lambda tx: tx.execute(SQL.end_other_workers, (worker,)) and None)
 
     async def report_progress(self, claim: Claim, progress: Progress, *, now_us: int) -> bool:
         return await self._writer.do(_report, claim, progress, now_us)  # type: ignore[no-any-return]

@@ -57,6 +57,10 @@ SELECT id, cancel_reason IS NOT NULL FROM job WHERE lease_by = :worker AND state
 -- params: worker
 DELETE FROM worker WHERE id = :worker;
 
+-- name: end_other_workers
+-- params: worker
+DELETE FROM worker WHERE id <> :worker;
+
 -- name: list_dead_workers
 -- params: now_us
 SELECT DISTINCT lease_by FROM job

@@ -1,0 +1,508 @@
+"""Runs claimed jobs: coroutines on the loop, plain functions in threads, isolated ones in subprocesses.
+
+Rules
+1. What an attempt came to is a value (`Outcome`), decided in `_outcome_of` and written in `_finish`, nowhere else.
+2. An outcome is kept and written again until the store takes it or says that the lease was lost: a full disk loses no result.
+3. A cancelled coroutine or subprocess stops at once; a plain function is asked (`cancel_requested`) and waited for, because a
+   thread cannot be killed and starting it again beside itself would be worse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, assert_never
+
+import msgspec
+import structlog
+
+from milepost.clock import Clock
+from milepost.engine import isolated
+from milepost.engine.context import Cancel, Objects, Running, RunningInThread, Snooze, SubOutcome, Suspend
+from milepost.engine.kinds import Kind
+from milepost.engine.service import Service
+from milepost.engine.stats import EngineStats
+from milepost.errors import (
+    InvalidInput,
+    JobError,
+    LimitExceeded,
+    PermanentError,
+    RetryableError,
+    StoreUnavailable,
+    UnknownKind,
+)
+from milepost.job import (
+    Cancelled,
+    Claimed,
+    Failed,
+    Failure,
+    JobId,
+    Outcome,
+    Progress,
+    Retried,
+    Returned,
+    Snoozed,
+    State,
+    Submission,
+    Succeeded,
+    Suspended,
+)
+from milepost.settings import Settings
+from milepost.store import Store
+
+log = structlog.get_logger("milepost.engine")
+
+UNKNOWN_KIND_PAUSE_S = 30.0
+_encode = msgspec.json.Encoder().encode
+
+
+class Attempt:
+    """One claimed job while it runs here."""
+
+    __slots__ = (
+        "cancel_reason",
+        "claimed",
+        "finishing",
+        "flag",
+        "lost",
+        "reporter",
+        "running",
+        "scratch",
+        "started_s",
+        "stopping",
+        "task",
+        "timed_out",
+    )
+
+    def __init__(self, claimed: Claimed, scratch: Path, started_s: float) -> None:
+        self.claimed, self.scratch, self.started_s = claimed, scratch, started_s
+        self.task: asyncio.Task[None] | None = None
+        self.running: Running | None = None
+        self.reporter: _Reporter | None = None
+        self.flag: threading.Event | None = None  # what a plain function looks at
+        self.cancel_reason: str | None = None
+        self.lost = self.stopping = self.finishing = False
+        self.timed_out: Failure | None = None
+
+    def interrupt(self) -> None:
+        if self.flag is not None:
+            self.flag.set()
+        elif self.task is not None:
+            self.task.cancel()
+
+
+class Executor:
+    """Holds the running attempts of this process; knows how many of each queue there are."""
+
+    def __init__(
+        self,
+        store: Store,
+        service: Service,
+        clock: Clock,
+        settings: Settings,
+        stats: EngineStats,
+        *,
+        scratch: Path,
+        objects: Objects | None,
+        on_free: Callable[[str], None],
+    ) -> None:
+        self._store, self._service, self._clock, self._settings, self._stats = store, service, clock, settings, stats
+        self._kinds = service.kinds
+        self._scratch, self._objects, self._on_free = scratch, objects, on_free
+        self._threads: ThreadPoolExecutor | None = None
+        self.attempts: dict[JobId, Attempt] = {}
+        self.in_queue: dict[str, int] = {}
+
+    def start(self, claimed: Iterable[Claimed]) -> None:
+        """Begin these; each frees its slot when it ends."""
+        for one in claimed:
+            job = one.job
+            attempt = Attempt(one, self._scratch / job.id, self._clock.monotonic_s())
+            self.attempts[job.id] = attempt
+            self.in_queue[job.queue] = self.in_queue.get(job.queue, 0) + 1
+            self._stats.claims += 1
+            self._stats.attempts[job.kind] += 1
+            attempt.task = asyncio.create_task(self._run(attempt))
+
+    # --- one attempt -----------------------------------------------------------------------------------------------
+
+    async def _run(self, attempt: Attempt) -> None:
+        job = attempt.claimed.job
+        try:
+            try:
+                outcome = await self._attempt(attempt)
+            except asyncio.CancelledError:
+                outcome = self._outcome_of_cancel(attempt)
+            while True:
+                try:
+                    await asyncio.shield(self._finish(attempt, outcome))
+                    break
+                except asyncio.CancelledError:
+                    if attempt.lost:
+                        break  # nothing is written any more
+        finally:
+            del self.attempts[job.id]
+            self.in_queue[job.queue] -= 1
+            self._on_free(job.queue)
+
+    async def _attempt(self, attempt: Attempt) -> Outcome:
+        job = attempt.claimed.job
+        try:
+            kind = self._kinds.get(job.kind)
+        except UnknownKind:
+            log.warning("no such kind in this process", job_id=job.id, kind=job.kind)
+            at_us = self._clock.now_us() + int(UNKNOWN_KIND_PAUSE_S * 1e6)
+            return Snoozed(at_us, f"no worker knows the kind {job.kind!r}")
+        try:
+            spec = kind.read_input(job.input or b"{}")
+        except InvalidInput as error:
+            return Failed(Failure(error.code, error.message, {"path": error.path}))
+        attempt.running = await self._context(attempt)
+        try:
+            limit_s = self._time_limit(attempt, kind)
+            if limit_s is None:
+                result = await self._call(attempt, kind, spec)
+            else:
+                result = await self._call_within(attempt, kind, spec, limit_s)
+            if attempt.reporter is not None:
+                await attempt.reporter.flush()
+            return self._outcome_of_value(kind, result)
+        except asyncio.CancelledError:
+            if attempt.cancel_reason is None and not attempt.lost and not attempt.stopping and attempt.timed_out is None:
+                return self._retry_or_fail(attempt, Failure("exception", "the function raised CancelledError"), None)
+            raise
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                log.warning("a job function tried to end the process", job_id=job.id, kind=job.kind, error=repr(error))
+            return self._outcome_of_error(attempt, kind, error)
+
+    async def _context(self, attempt: Attempt) -> Running:
+        job = attempt.claimed.job
+        outcomes = await self._sub_outcomes(job.id) if job.sub_total else []
+        attempt.reporter = _Reporter(self, attempt)
+        return Running(
+            job,
+            attempt.claimed.claim,
+            report=attempt.reporter.report,
+            sub_outcomes=outcomes,
+            scratch=attempt.scratch,
+            settings=self._settings,
+            objects=self._objects,
+            store=self._store,
+            now_us=self._clock.now_us,
+        )
+
+    async def _sub_outcomes(self, job_id: JobId) -> list[SubOutcome]:
+        return [
+            SubOutcome(
+                sub.id,
+                sub.kind,
+                sub.position,
+                sub.state,
+                None if sub.result is None else msgspec.json.decode(sub.result),
+                sub.error,
+            )
+            for sub in await self._store.list_sub_jobs(job_id)
+        ]
+
+    def _time_limit(self, attempt: Attempt, kind: Kind) -> float | None:
+        job = attempt.claimed.job
+        limits = [
+            limit for limit in (job.timeout_s, kind.limits.wall_s if kind.style == "isolated" else None) if limit is not None
+        ]
+        if job.deadline_us is not None:
+            limits.append(max(0.0, (job.deadline_us - self._clock.now_us()) / 1e6))
+        return min(limits) if limits else None
+
+    async def _call_within(self, attempt: Attempt, kind: Kind, spec: Any, limit_s: float) -> Any:
+        timer = asyncio.get_running_loop().call_later(limit_s, self._time_out, attempt, limit_s)
+        try:
+            return await self._call(attempt, kind, spec)
+        finally:
+            timer.cancel()
+
+    def _time_out(self, attempt: Attempt, limit_s: float) -> None:
+        job = attempt.claimed.job
+        if job.deadline_us is not None and self._clock.now_us() >= job.deadline_us:
+            attempt.timed_out = Failure("deadline_exceeded", "the job was not done by its deadline; it was running")
+        else:
+            attempt.timed_out = Failure("attempt_timeout", f"the attempt took longer than {limit_s:g} s")
+        attempt.interrupt()
+
+    async def _call(self, attempt: Attempt, kind: Kind, spec: Any) -> Any:
+        running = attempt.running
+        assert running is not None
+        arguments = () if kind.input_type is None else (spec,)
+        match kind.style:
+            case "async":
+                return await kind.function(running, *arguments)
+            case "thread":
+                return await self._call_in_thread(attempt, kind, running, arguments)
+            case "isolated":
+                return await isolated.call(kind, running)
+            case _:
+                assert_never(kind.style)
+
+    async def _call_in_thread(self, attempt: Attempt, kind: Kind, running: Running, arguments: tuple[Any, ...]) -> Any:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._settings.threads_max, thread_name_prefix="milepost-job")
+        loop = asyncio.get_running_loop()
+        attempt.flag = threading.Event()
+        context = RunningInThread(running, loop, attempt.flag.is_set)
+        return await loop.run_in_executor(self._threads, _call_kept, kind.function, context, arguments)
+
+    # --- outcomes --------------------------------------------------------------------------------------------------
+
+    def _outcome_of_value(self, kind: Kind, value: Any) -> Outcome:
+        if isinstance(value, (Snooze, Cancel)):
+            raise value
+        try:
+            result = bytes(value) if isinstance(value, msgspec.Raw) else _encode(value)
+        except (TypeError, ValueError) as error:
+            return Failed(Failure("bad_result", f"the function of kind {kind.name!r} returned what is not JSON: {error}"))
+        if len(result) > self._settings.result_bytes_max:
+            return Failed(
+                Failure(
+                    "result_too_large",
+                    f"the result has {len(result)} bytes; {self._settings.result_bytes_max} are allowed",
+                    {"limit": "result_bytes_max", "allowed": self._settings.result_bytes_max, "seen": len(result)},
+                )
+            )
+        return Succeeded(result)
+
+    def _outcome_of_error(self, attempt: Attempt, kind: Kind, error: BaseException) -> Outcome:
+        if attempt.timed_out is not None and not isinstance(error, (PermanentError, Suspend)):
+            return self._outcome_of_cancel(attempt)
+        match error:
+            case Suspend():
+                return self._suspended(attempt, error)
+            case Snooze():
+                return Snoozed(self._clock.now_us() + int(error.delay_s * 1e6), error.note)
+            case Cancel():
+                if attempt.cancel_reason is None and attempt.stopping:
+                    return Returned()
+                return Cancelled(Failure("cancelled", attempt.cancel_reason or error.reason))
+            case PermanentError():
+                return Failed(Failure(error.code, error.message, error.details))
+            case RetryableError():
+                return self._retry_or_fail(attempt, Failure(error.code, error.message, error.details), error.delay_s)
+            case JobError():
+                failed = [_sub_failure(sub) for sub in error.fields.get("failed", getattr(error, "failed", []))]
+                return Failed(Failure("sub_jobs_failed", error.message, {"failed": failed} if failed else None))
+            case LimitExceeded():
+                return Failed(Failure(error.code, error.message, {"limit": error.limit, "allowed": error.allowed}))
+            case _:
+                log.warning("a job function raised", job_id=attempt.claimed.job.id, kind=kind.name, exc_info=error)
+                return self._retry_or_fail(attempt, Failure("exception", f"{type(error).__name__}: {error}"[:2000]), None)
+
+    def _outcome_of_cancel(self, attempt: Attempt) -> Outcome:
+        if attempt.cancel_reason is not None:
+            return Cancelled(Failure("cancelled", attempt.cancel_reason))
+        if attempt.timed_out is not None:
+            if attempt.timed_out.code == "deadline_exceeded":
+                return Failed(attempt.timed_out)
+            return self._retry_or_fail(attempt, attempt.timed_out, None)
+        return Returned()
+
+    def _retry_or_fail(self, attempt: Attempt, failure: Failure, delay_s: float | None) -> Outcome:
+        job = attempt.claimed.job
+        tried = job.attempt - job.crashes
+        if tried >= job.attempts_max:
+            return Failed(failure)
+        delay_s = self._backoff_s(tried) if delay_s is None else delay_s
+        return Retried(failure, self._clock.now_us() + int(delay_s * 1e6))
+
+    def _backoff_s(self, tried: int) -> float:
+        """Exponential with jitter: between half and all of backoff_s · 2^(tried-1), at most backoff_s_max."""
+        full_s: float = min(self._settings.backoff_s * 2.0 ** min(tried - 1, 40), self._settings.backoff_s_max)
+        return full_s * random.uniform(0.5, 1.0)
+
+    def _suspended(self, attempt: Attempt, suspend: Suspend) -> Outcome:
+        job = attempt.claimed.job
+        total = job.sub_total + len(suspend.sub_jobs)
+        if total > self._settings.sub_jobs_max:
+            return Failed(Failure("limit_exceeded", f"{total} sub-jobs; {self._settings.sub_jobs_max} are allowed"))
+        submissions: list[Submission] = []
+        for position, sub in enumerate(suspend.sub_jobs, job.sub_total):
+            try:
+                submission = self._service.submission(
+                    sub.kind,
+                    input=_encode({} if sub.input is None else sub.input),
+                    queue=sub.queue,
+                    labels=sub.labels,
+                    deadline_us=job.deadline_us,
+                )
+                self._service.check(submission)
+            except (InvalidInput, LimitExceeded) as error:
+                return Failed(Failure(error.code, f"sub-job {position} ({sub.kind}): {error.message}"))
+            submissions.append(submission)
+        return Suspended(submissions)
+
+    # --- the one place that writes ---------------------------------------------------------------------------------
+
+    async def _finish(self, attempt: Attempt, outcome: Outcome) -> None:
+        job, claim = attempt.claimed.job, attempt.claimed.claim
+        if attempt.lost:
+            return
+        attempt.finishing = True  # from here on the store says whether the lease was lost
+        pause_s = 0.05
+        while True:
+            now_us = self._clock.now_us()
+            try:
+                written = await self._store.finish_job(
+                    claim, outcome, now_us=now_us, expires_us=self._expires_us(attempt, outcome, now_us)
+                )
+                break
+            except StoreUnavailable as error:
+                log.error("cannot write an outcome, trying again", job_id=job.id, error=str(error), pause_s=pause_s)
+                await self._clock.sleep(pause_s)
+                pause_s = min(pause_s * 2, 5.0)
+        name = type(outcome).__name__.lower()
+        self._stats.outcomes[job.kind, name] += 1
+        self._stats.run_s[job.kind] += self._clock.monotonic_s() - attempt.started_s
+        if not written:
+            self._stats.lost_leases += 1
+            log.warning("lease lost", job_id=job.id, fence=claim.fence, outcome=name)
+            return
+        self._follow(attempt, outcome)
+
+    def _expires_us(self, attempt: Attempt, outcome: Outcome, now_us: int) -> int | None:
+        job = attempt.claimed.job
+        if job.parent_id is not None:
+            return None
+        s = self._settings
+        match outcome:
+            case Succeeded():
+                state, keep_s = State.SUCCEEDED, s.keep_succeeded_s
+            case Failed():
+                state, keep_s = State.FAILED, s.keep_failed_s
+            case Cancelled():
+                state, keep_s = State.CANCELLED, s.keep_cancelled_s
+            case _:
+                return None
+        if job.kind in self._kinds:
+            keep_s = self._kinds.get(job.kind).keep_s.get(state, keep_s)
+        return now_us + int(keep_s * 1e6)
+
+    def _follow(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Hints about what the outcome made possible, and the end of the scratch folder."""
+        job = attempt.claimed.job
+        match outcome:
+            case Retried() | Snoozed():
+                self._service.dispatch.reschedule()
+            case Returned():
+                pass
+            case Suspended(sub_jobs):
+                for queue in {sub.queue for sub in sub_jobs}:
+                    self._service.dispatch.announce(queue)
+            case Succeeded() | Failed() | Cancelled():
+                if job.callback is not None:
+                    self._service.dispatch.announce_delivery()
+                if attempt.running is not None and (attempt.running.scratch_used or job.attempt > 1):
+                    self._drop_scratch(attempt.scratch)
+
+    def _drop_scratch(self, scratch: Path) -> None:
+        asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(scratch, ignore_errors=True))
+
+    # --- from outside ----------------------------------------------------------------------------------------------
+
+    def cancel(self, job_ids: Iterable[JobId], reason: str) -> None:
+        """Somebody asked these to stop; those that do not run here are passed over."""
+        for job_id in job_ids:
+            attempt = self.attempts.get(job_id)
+            if attempt is not None and attempt.cancel_reason is None:
+                attempt.cancel_reason = reason
+                attempt.interrupt()
+
+    def lose(self, job_ids: Iterable[JobId]) -> None:
+        """These belong to another worker now: stop them, write nothing."""
+        for job_id in job_ids:
+            attempt = self.attempts.get(job_id)
+            if attempt is not None and not attempt.lost and not attempt.finishing:
+                log.warning("lease lost", job_id=job_id, fence=attempt.claimed.claim.fence)
+                self._stats.lost_leases += 1
+                attempt.lost = True
+                attempt.interrupt()
+
+    async def drain(self, grace_s: float) -> int:
+        """Wait for the running ones, then give the rest back to their queues.  Returns how many were given back."""
+        tasks = [attempt.task for attempt in self.attempts.values() if attempt.task is not None]
+        if tasks and grace_s > 0:
+            await asyncio.wait(tasks, timeout=grace_s)
+        left = list(self.attempts.values())
+        for attempt in left:
+            attempt.stopping = True
+            if attempt.running is not None:
+                attempt.running.stopping = True
+            attempt.interrupt()
+        if left:
+            await asyncio.wait([attempt.task for attempt in left if attempt.task is not None], timeout=2.0)
+        for attempt in list(self.attempts.values()):  # plain functions that do not look at cancel_requested
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.finish_job(attempt.claimed.claim, Returned(), now_us=self._clock.now_us())
+            attempt.lost = True
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        return len(left)
+
+
+def _call_kept(function: Callable[..., Any], context: RunningInThread, arguments: tuple[Any, ...]) -> Any:
+    """Call it in its thread.  StopIteration cannot pass through a future, so it is wrapped."""
+    try:
+        return function(context, *arguments)
+    except StopIteration as error:
+        raise RuntimeError("the function raised StopIteration") from error
+
+
+def _sub_failure(sub: Any) -> dict[str, Any]:
+    return {"job_id": sub.job_id, "kind": sub.kind, "state": str(sub.state), "error": msgspec.to_builtins(sub.error)}
+
+
+class _Reporter:
+    """Progress of one attempt, coalesced: at most one write every `progress_every_s`, and the last one always."""
+
+    def __init__(self, executor: Executor, attempt: Attempt) -> None:
+        self._executor, self._attempt = executor, attempt
+        self._last_s = float("-inf")
+        self._kept: Progress | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def report(self, progress: Progress) -> None:
+        every_s = self._executor._settings.progress_every_s
+        now_s = self._executor._clock.monotonic_s()
+        self._kept = progress
+        if now_s - self._last_s >= every_s:
+            await self.flush()
+        elif self._timer is None:
+            delay_s = every_s - (now_s - self._last_s)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._timer = None
+        if self._kept is not None and self._attempt.claimed.job.id in self._executor.attempts:
+            task = asyncio.ensure_future(self.flush())
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def flush(self) -> None:
+        """Write what was kept.  A store that is away for a moment costs a progress report, not the job."""
+        progress, self._kept = self._kept, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if progress is None:
+            return
+        executor = self._executor
+        self._last_s = executor._clock.monotonic_s()
+        try:
+            held = await executor._store.report_progress(self._attempt.claimed.claim, progress, now_us=executor._clock.now_us())
+        except StoreUnavailable as error:
+            log.warning("progress not written", job_id=self._attempt.claimed.job.id, error=str(error))
+            return
+        if not held:
+            executor.lose([self._attempt.claimed.job.id])
