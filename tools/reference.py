@@ -223,9 +223,19 @@ def routes() -> list[Endpoint]:
         if "{rest" in path or "_other}" in path or "_minor}" in path:  # whole families of paths that are nothing
             continue
         path = re.sub(r"{(\w+):\w+}", r"{\1}", path).replace("{version}", "v2")
-        methods = getattr(route, "methods", None) or getattr(getattr(route, "endpoint", None), "_handlers", ())
-        found += [Endpoint(method, path) for method in sorted(methods) if method != "HEAD"]
+        if path.startswith("/identity/v3"):  # the same as without the prefix
+            continue
+        found += [Endpoint(method, path) for method in _methods(route) if method != "HEAD"]
     return list(dict.fromkeys(found))
+
+
+def _methods(route: Any) -> list[str]:
+    """The methods that a facade's route answers with something else than 405."""
+    endpoint = route.endpoint
+    handlers = getattr(endpoint, "_handlers", None)
+    if handlers is None and inspect.isfunction(endpoint):
+        handlers = inspect.getclosurevars(endpoint).nonlocals.get("handlers")
+    return sorted(route.methods or () if handlers is None else handlers)
 
 
 def native_routes() -> str:
