@@ -13,7 +13,7 @@ from starlette.responses import Response
 from milepost.egress import EgressPolicy, resolve_checked
 from milepost.errors import Forbidden, InvalidInput, NotFound, Unreachable
 from milepost.image import IMAGE, decode_image
-from milepost.job import Job, JobId, ProjectId
+from milepost.job import Job, JobId
 from milepost.server.facades.glance.endpoint import Call, json_response
 from milepost.store import JobQuery
 from milepost.wire.glance.errors import Refusal
@@ -136,7 +136,8 @@ async def _job_query(call: Call, query: TaskQuery) -> JobQuery | None:
         kinds=TYPES if query.type is None else (query.type,),
         states=states,
         ids=ids,
-        unexpired_in=ProjectId(own),
+        unexpired_in=own,
+        now_us=call.state.clock.now_us(),
         sort=query.sort,
         descending=query.descending,
         after=None if query.marker is None else JobId(query.marker),
