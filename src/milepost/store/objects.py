@@ -3,7 +3,7 @@
 Rules
 1. An object appears whole or not at all, and when `put_file` returns it is on disk (local: file and folder are fsynced) or
    acknowledged by the service (S3).
-2. A key is made of plain segments (`images/0192…`); one that could leave the folder is refused.
+2. A key is made of plain segments (`images/0192…/7`); one that could leave the folder is refused.
 3. Deleting what does not exist is not an error; a reader that has begun keeps reading what it opened (local storage).
 
 obstore reads, lists and deletes on every kind of storage.  Writing to a local folder is done here with the system's own calls:
@@ -123,6 +123,8 @@ class ObjectStore:
                 await obstore.delete_async(self._store, key)
         except FileNotFoundError:
             return False
+        if self.root is not None:
+            await asyncio.to_thread(_remove_empty, self.root, (self.root / key).parent)
         return True
 
     async def list_keys(self, prefix: str) -> list[ObjectEntry]:
@@ -203,10 +205,15 @@ async def _in_thread(function: Callable[..., None], *args: Any) -> None:
 def _move_durably(source: Path, root: Path, key: str, cancelled: threading.Event) -> None:
     """fsync, rename, fsync: after a power cut there is the whole object under its name, or none."""
     target = root / key
-    made = _make_folders(root, target.parent)
     _fsync(source)
+    made = _make_folders(root, target.parent)
     try:
         source.rename(target)
+    except FileNotFoundError:
+        if not source.exists():
+            raise
+        _move_durably(source, root, key, cancelled)  # a delete took the empty folder away just now
+        return
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -248,6 +255,15 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove_empty(root: Path, folder: Path) -> None:
+    while folder != root:
+        try:
+            folder.rmdir()
+        except OSError:  # not empty, or gone already
+            return
+        folder = folder.parent
 
 
 def _sweep(folder: Path) -> int:

@@ -1,0 +1,118 @@
+"""One disk format into another, by qemu-img in a limited subprocess.
+
+Rules
+1. Only a local file that passed inspection is converted, and qemu-img is told its format (`-f`): it never guesses from the
+   content.
+2. It runs with limits of memory, processor time and file size, in a process group of its own, without this server's environment,
+   and dies with whoever started it.
+3. The result is inspected like a file from outside before anybody sees it.
+
+Errors: PermanentError: qemu_img_missing, conversion_failed, converted_too_large.  RetryableError: no_space.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from milepost.errors import PermanentError, RetryableError
+from milepost.process import Ended, Limits, ProgramMissing, run_process
+from milepost.work.fetch import NO_SPACE_DELAY_S
+from milepost.work.inspection import Inspected, inspect_image
+from milepost.work.threads import Stop, in_thread
+
+TARGETS = ("raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi")
+
+QEMU_NAMES = {"raw": "raw", "iso": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "vhd": "vpc", "vhdx": "vhdx", "vdi": "vdi"}
+# Without force_size a vhd's size is rounded up to cylinders, and the machine sees another disk than the one that was imported.
+OPTIONS = {"vhd": ("-o", "subformat=dynamic,force_size=on"), "vmdk": ("-o", "subformat=monolithicSparse")}
+
+OVERHEAD_BYTES = 64 << 20  # of any format's own tables, beside an eighth of the virtual size
+
+_PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
+
+
+def needs_conversion(found: str, wanted: str) -> bool:
+    """Whether the bytes must change: those of an iso are raw already."""
+    return QEMU_NAMES[found] != QEMU_NAMES[wanted]
+
+
+async def convert_image(
+    source: Path,
+    target: Path,
+    image: Inspected,
+    wanted: str,
+    *,
+    limits: Limits,
+    bytes_max: int,
+    on_progress: Callable[[int, int], Awaitable[None]],
+) -> Inspected:
+    """The image is at `target` in the format `wanted`, checked.  Nothing is at `target` when it raises."""
+    room = min(bytes_max, image.virtual_size + image.virtual_size // 8 + OVERHEAD_BYTES)
+    command = ["qemu-img", "convert", "-p", "-f", QEMU_NAMES[image.format], "-O", QEMU_NAMES[wanted], *OPTIONS.get(wanted, ())]
+
+    async def read_percent(output: bytes) -> None:
+        if found := _PERCENT.findall(output):
+            await on_progress(int(image.virtual_size * float(found[-1]) / 100), image.virtual_size)
+
+    made = False
+    try:
+        ended = await run_process(
+            [*command, str(source), str(target)],
+            limits=Limits(
+                memory_bytes=limits.memory_bytes, cpu_s=limits.cpu_s, file_bytes=room, wall_s=limits.wall_s, open_files=64
+            ),
+            cwd=target.parent,
+            on_output=read_percent,
+        )
+        if not ended.ok:
+            raise _failure(ended, image.format, wanted, room)
+        result = await _check(target, image, wanted)
+        made = True
+        return result
+    except ProgramMissing:
+        raise PermanentError(
+            "qemu_img_missing",
+            f"The image is {image.format} and {wanted} was asked for, but qemu-img is not installed on this server: "
+            "install the package qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL), "
+            "or ask for the format that the source has.",
+            {"program": "qemu-img", "package": "qemu-utils"},
+        ) from None
+    finally:
+        if not made:
+            await in_thread(lambda: target.unlink(missing_ok=True))
+
+
+async def _check(target: Path, image: Inspected, wanted: str) -> Inspected:
+    stop = Stop()
+    result = await in_thread(lambda: inspect_image(target, wanted, virtual_bytes_max=1 << 62, stop=stop), stop=stop)
+    if result.virtual_size < image.virtual_size:
+        raise PermanentError(
+            "conversion_failed",
+            f"The converted image has a virtual size of {result.virtual_size} bytes, the source {image.virtual_size}.",
+        )
+    return result
+
+
+def _failure(ended: Ended, found: str, wanted: str, room: int) -> Exception:
+    if b"No space left on device" in ended.stderr:
+        return RetryableError(
+            "no_space",
+            "The disk got full while the image was converted; free some space, it is tried again.",
+            delay_s=NO_SPACE_DELAY_S,
+        )
+    if ended.reason == "file_size" or b"File too large" in ended.stderr:
+        return PermanentError(
+            "converted_too_large",
+            f"As {wanted} the image would have more than the {room} bytes that are allowed.",
+            {"allowed": room},
+        )
+    return PermanentError(
+        "conversion_failed",
+        f"qemu-img could not convert the image from {found} to {wanted} ({ended.describe()}).",
+        {"exit_code": ended.code, "reason": ended.reason},
+    )
+
+
+__all__ = ["TARGETS", "convert_image", "needs_conversion"]
