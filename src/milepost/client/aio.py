@@ -1,0 +1,427 @@
+"""The client for asyncio: the same conversations as `sync.py`, with `await`."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from milepost.client import calls, waits
+from milepost.client.cadence import Cadence
+from milepost.client.identity import Credentials
+from milepost.client.jobview import SeenJob
+from milepost.client.known import Known
+from milepost.client.open import (
+    handle_options,
+    job_id_of,
+    make_query,
+    make_spec,
+    make_specs,
+    open_session,
+    read_ca,
+    session_options,
+    user_agent,
+)
+from milepost.client.session import Reply
+from milepost.client.steps import Ask, Emit, Gather, Open, Read, Sleep, Steps
+from milepost.client.transport import AsyncParts, AsyncTransport
+from milepost.errors import Unreachable
+
+if TYPE_CHECKING:
+    from milepost.job import Event
+    from milepost.wire import JobView
+    from milepost.wire.native import NativeKind, NativeQueue
+
+T = TypeVar("T")
+
+
+class _Streams:
+    """The one stream that a conversation has open."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport, self._stack = transport, AsyncExitStack()
+        self._parts: AsyncParts | None = None
+
+    async def __aenter__(self) -> _Streams:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def open(self, step: Open) -> Reply:
+        await self._stack.aclose()
+        try:
+            self._parts = await self._stack.enter_async_context(self._transport.stream(step))
+        except Unreachable as error:
+            return error
+        return self._parts.response
+
+    async def read(self) -> bytes | Unreachable | None:
+        assert self._parts is not None, "a Read follows an Open that was answered"
+        try:
+            return await self._parts.read()
+        except Unreachable as error:
+            return error
+
+
+class Driver:
+    """Does what the steps say, on the running loop."""
+
+    def __init__(self, transport: AsyncTransport, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._transport, self._sleep = transport, sleep
+
+    async def run(self, steps: Steps[T], emit: Callable[[Any], None] | None = None) -> T:
+        """The conversation's own result; what it emits goes to `emit`."""
+        async with _Streams(self._transport) as streams:
+            reply: Any = None
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                reply = None
+                if not isinstance(step, Emit):
+                    reply = await self._do(step, streams)
+                elif emit is not None:
+                    emit(step.value)
+
+    async def iterate(self, steps: Steps[Any]) -> AsyncIterator[Any]:
+        """What the conversation emits, as it goes on."""
+        async with _Streams(self._transport) as streams:
+            reply: Any = None
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    return
+                reply = None
+                if isinstance(step, Emit):
+                    yield step.value
+                else:
+                    reply = await self._do(step, streams)
+
+    async def _do(self, step: Ask | Gather | Sleep | Open | Read, streams: _Streams) -> Any:
+        if isinstance(step, Ask):
+            return await self._send(step)
+        if isinstance(step, Sleep):
+            return await self._sleep(step.delay_s)
+        if isinstance(step, Open):
+            return await streams.open(step)
+        if isinstance(step, Read):
+            return await streams.read()
+        return list(await asyncio.gather(*(self._send(ask) for ask in step.asks)))
+
+    async def _send(self, ask: Ask) -> Reply:
+        try:
+            return await self._transport.send(ask)
+        except Unreachable as error:
+            return error
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+
+class AsyncJobHandle(SeenJob):
+    """One job, and what can be done with it.  Attributes show what was last seen; methods ask."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, client: AsyncClient, known: Known) -> None:
+        super().__init__(client._session, known)
+        self._driver = client._driver
+
+    async def refresh(self) -> AsyncJobHandle:
+        """Ask once.  Errors: NotFound, Expired, Unreachable, and others of the caller's."""
+        found = await self._driver.run(calls.get(self._session, self.id))
+        if found.view is not None:
+            self._known.learn(found.view)
+        self._known.etag = found.etag
+        return self
+
+    async def wait(
+        self,
+        *,
+        timeout_s: float | None = None,
+        raise_on_failure: bool = True,
+        cadence: Cadence | None = None,
+        on_change: Callable[[JobView], None] | None = None,
+    ) -> AsyncJobHandle:
+        """Return when the job is final; see `Client.wait`."""
+        steps = waits.wait(
+            self._session,
+            self._known,
+            timeout_s=timeout_s,
+            cadence=cadence,
+            raise_on_failure=raise_on_failure,
+            changes=on_change is not None,
+        )
+        await self._driver.run(steps, on_change)
+        return self
+
+    def watch(
+        self, *, timeout_s: float | None = None, cadence: Cadence | None = None, tree: bool = False
+    ) -> AsyncIterator[JobView]:
+        """Each changed view until the final one; see `Client.watch`."""
+        return self._driver.iterate(waits.watch(self._session, self._known, timeout_s=timeout_s, cadence=cadence, tree=tree))
+
+    async def cancel(self) -> AsyncJobHandle:
+        """Ask the job to stop; it may still end otherwise.  Errors: Conflict when it has ended, or the cloud cannot cancel."""
+        found = await self._driver.run(calls.act(self._session, self.id, "cancel"))
+        if found.view is not None:
+            self._known.learn(found.view)
+        return self
+
+
+class AsyncClient:
+    """Jobs in one cloud, for asyncio.  Close it, or use it as an async context manager.
+
+    endpoint: the server's URL; None: the cloud's, else `MILEPOST_URL`, else a server on this machine.
+    wire: `native` for Milepost's own API, `glance` for OpenStack image tasks.
+    cloud: an entry of `clouds.yaml` (needs PyYAML: `pip install 'milepost[openstack]'`); its wire is glance unless given.
+    token, project: who asks; None: `MILEPOST_TOKEN`, `MILEPOST_PROJECT`.  credentials: for an identity service instead.
+    request_timeout_s: of one request.  patience_s: how long a single call survives what may pass (no answer, 5xx, 429).
+    cadence: how eagerly waits ask.  verify, ca_file: of TLS.
+    Errors of every call: those of `milepost.errors`; `Unreachable` when nobody answered.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        wire: str | None = None,
+        cloud: str | None = None,
+        token: str | None = None,
+        project: str | None = None,
+        credentials: Credentials | None = None,
+        request_timeout_s: float = 30.0,
+        patience_s: float = 15.0,
+        cadence: Cadence | None = None,
+        verify: bool = True,
+        ca_file: str | None = None,
+    ) -> None:
+        self._session = open_session(
+            endpoint,
+            wire=wire,
+            cloud=cloud,
+            token=token,
+            project=project,
+            credentials=credentials,
+            **session_options(request_timeout_s, patience_s, cadence, None),
+        )
+        self._driver = Driver(AsyncTransport(user_agent=user_agent(), verify=verify, ca_pem=read_ca(ca_file)), asyncio.sleep)
+
+    @classmethod
+    def from_handle(cls, handle: Mapping[str, Any] | str | bytes, **options: Any) -> AsyncClient:
+        """A client that reaches the handle's job; secrets come from `options`, the environment or the cloud's entry."""
+        _, place = handle_options(handle)
+        return cls(**{**place, **options})
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        kind: str,
+        input: Any = None,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        held: bool = False,
+        run_at: datetime | str | None = None,
+        attempts_max: int | None = None,
+        timeout_s: float | None = None,
+        deadline_s: float | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncJobHandle:
+        """Submit a job; when it returns, the job is durable on the server.
+
+        input: anything with a JSON form, a msgspec struct or dataclass too.  timeout_s: of one attempt.  deadline_s: of the
+        whole job, from now.  run_at: an instant, or RFC 3339 text.
+        Rules: safe to repeat on a lost answer; the key for that is made once a call, unless it is given.
+        Errors: InvalidInput naming the field, UnknownKind, IdempotencyConflict, LimitExceeded, Throttled, Unreachable.
+        """
+        spec = make_spec(
+            kind,
+            input,
+            queue=queue,
+            priority=priority,
+            labels=labels,
+            held=held,
+            run_at=run_at,
+            attempts_max=attempts_max,
+            timeout_s=timeout_s,
+            deadline_s=deadline_s,
+            callback_url=callback_url,
+            idempotency_key=idempotency_key,
+        )
+        return AsyncJobHandle(self, await self._driver.run(calls.submit(self._session, spec)))
+
+    async def submit_many(self, entries: Iterable[Mapping[str, Any]]) -> builtins.list[AsyncJobHandle]:
+        """Submit `{"kind": …, "input": …}` each, with the options of `submit`; on the native wire at most 1,000, all or none."""
+        known = await self._driver.run(calls.submit_many(self._session, make_specs(entries)))
+        return [AsyncJobHandle(self, one) for one in known]
+
+    async def get(self, job: str | AsyncJobHandle | Mapping[str, Any]) -> AsyncJobHandle:
+        """The job as it is now.  Errors: NotFound (never existed, or another project's); Expired, with its final state."""
+        return AsyncJobHandle(self, await self._driver.run(calls.get(self._session, job_id_of(self._session, job))))
+
+    def attach(self, job: str | Mapping[str, Any]) -> AsyncJobHandle:
+        """A job by its id or handle, without asking."""
+        return AsyncJobHandle(self, Known(job_id_of(self._session, job)))
+
+    async def list(
+        self,
+        *,
+        state: str | tuple[str, ...] | builtins.list[str] = (),
+        kind: str | None = None,
+        queue: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        parent_id: str | None = None,
+        limit: int | None = None,
+        page_size: int | None = None,
+        oldest_first: bool = False,
+        full: bool = False,
+    ) -> AsyncIterator[AsyncJobHandle]:
+        """Jobs, newest first; pages are fetched as they are needed.  limit: jobs in all.  full: with inputs and results.
+
+        Errors: InvalidInput when the cloud has no such filter.
+        """
+        query = make_query(
+            state=state,
+            kind=kind,
+            queue=queue,
+            labels=labels,
+            parent_id=parent_id,
+            page_size=page_size or (limit and min(limit, 1000)),
+            oldest_first=oldest_first,
+            full=full,
+        )
+        async for known in self._driver.iterate(calls.list_jobs(self._session, query, limit)):
+            yield AsyncJobHandle(self, known)
+
+    async def cancel(self, job: str | AsyncJobHandle | Mapping[str, Any]) -> AsyncJobHandle:
+        """Ask a job to stop; a running one honours it when it can.  Errors: NotFound, Expired, Conflict."""
+        return await self._act(job, "cancel")
+
+    async def retry(self, job: str | AsyncJobHandle | Mapping[str, Any]) -> AsyncJobHandle:
+        """A new job with the request of a failed or cancelled one.  Errors: NotFound, Expired, Conflict."""
+        return await self._act(job, "retry")
+
+    async def release(self, job: str | AsyncJobHandle | Mapping[str, Any]) -> AsyncJobHandle:
+        """Let a held job run.  Errors: NotFound, Expired, Conflict."""
+        return await self._act(job, "release")
+
+    async def _act(self, job: Any, verb: str) -> AsyncJobHandle:
+        return AsyncJobHandle(self, await self._driver.run(calls.act(self._session, job_id_of(self._session, job), verb)))
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    async def wait(
+        self,
+        job: str | AsyncJobHandle | Mapping[str, Any],
+        *,
+        timeout_s: float | None = None,
+        raise_on_failure: bool = True,
+        cadence: Cadence | None = None,
+        on_change: Callable[[JobView], None] | None = None,
+    ) -> AsyncJobHandle:
+        """Return when the job is final.
+
+        timeout_s: of the whole wait, None for no end.  on_change: called with each changed view.
+        Rules: lost connections, 5xx and 429 are survived and counted in the job's `stats`; a wait with no timeout gives up on a
+        server that did not answer for five minutes.
+        Errors: WaitTimeout (the job still runs); JobFailed, PartialFailure, JobCancelled unless raise_on_failure is False;
+        NotFound, Expired, Unauthenticated, Forbidden; Unreachable when nobody ever answered.
+        """
+        handle = job if isinstance(job, AsyncJobHandle) else self.attach(job)
+        return await handle.wait(timeout_s=timeout_s, raise_on_failure=raise_on_failure, cadence=cadence, on_change=on_change)
+
+    async def as_completed(
+        self,
+        jobs: Iterable[str | AsyncJobHandle | Mapping[str, Any]],
+        *,
+        timeout_s: float | None = None,
+        cadence: Cadence | None = None,
+    ) -> AsyncIterator[AsyncJobHandle]:
+        """Each job as soon as it is final, in the order in which they end; none raises for having failed.
+
+        A job of which nothing more can be learnt comes out too, with its `problem`.
+        Errors: WaitTimeout with `fields["pending"]`; Unauthenticated.
+        """
+        handles = self._attached(jobs)
+        by_known = {id(handle._known): handle for handle in handles}
+        known = [handle._known for handle in handles]
+        async for one in self._driver.iterate(waits.as_completed(self._session, known, timeout_s=timeout_s, cadence=cadence)):
+            yield by_known[id(one)]
+
+    async def wait_all(
+        self,
+        jobs: Iterable[str | AsyncJobHandle | Mapping[str, Any]],
+        *,
+        timeout_s: float | None = None,
+        raise_on_failure: bool = True,
+        cadence: Cadence | None = None,
+    ) -> builtins.list[AsyncJobHandle]:
+        """All jobs, in the given order, once all are final.
+
+        Errors: WaitTimeout; unless raise_on_failure is False, PartialFailure when some did not succeed, JobFailed when none did.
+        """
+        handles = self._attached(jobs)
+        known = [handle._known for handle in handles]
+        started_s = self._session.clock.monotonic_s()
+        await self._driver.run(waits.as_completed(self._session, known, timeout_s=timeout_s, cadence=cadence))
+        if raise_on_failure:
+            await self._driver.run(waits.check_all(self._session, known, self._session.clock.monotonic_s() - started_s))
+        return handles
+
+    def _attached(self, jobs: Iterable[Any]) -> builtins.list[AsyncJobHandle]:
+        return [job if isinstance(job, AsyncJobHandle) else self.attach(job) for job in jobs]
+
+    def watch(
+        self,
+        job: str | AsyncJobHandle | Mapping[str, Any],
+        *,
+        timeout_s: float | None = None,
+        cadence: Cadence | None = None,
+        tree: bool = False,
+    ) -> AsyncIterator[JobView]:
+        """Each changed view of the job, the final one last; with `tree`, its sub-jobs are in `sub_jobs`.
+
+        A stream where the server has one, adaptive polling elsewhere.  Errors: WaitTimeout, NotFound, Expired, Unreachable.
+        """
+        handle = job if isinstance(job, AsyncJobHandle) else self.attach(job)
+        return handle.watch(timeout_s=timeout_s, cadence=cadence, tree=tree)
+
+    # --- native only ------------------------------------------------------------------------------------------------
+
+    def events(
+        self, job: str | AsyncJobHandle | Mapping[str, Any], *, after: int = 0, tree: bool = False, follow: bool = False
+    ) -> AsyncIterator[Event]:
+        """The job's history, oldest first; with `follow`, on until the job (with `tree`: and its sub-jobs) has ended.
+
+        after: the id of the last event that is already known.  Errors: Conflict when the cloud keeps no history.
+        """
+        conversation = calls.follow_events if follow else calls.events
+        return self._driver.iterate(conversation(self._session, job_id_of(self._session, job), after=after, tree=tree))
+
+    async def kinds(self) -> builtins.list[NativeKind]:
+        """What the server can run.  Errors: Conflict when the wire has no such list."""
+        return await self._driver.run(calls.catalog(self._session, "kinds"))
+
+    async def queues(self) -> builtins.list[NativeQueue]:
+        """The server's queues.  Errors: Conflict when the wire has no such list."""
+        return await self._driver.run(calls.catalog(self._session, "queues"))

@@ -1,0 +1,162 @@
+"""What a client knows of one job, and how the answer to a probe changes it.
+
+Rules
+1. A job that was seen final stays final.
+2. An answer that may pass (none, 5xx, 408, 429, an unreadable body a few times) is counted and survived.
+3. 401, 403, 404 and 410 are raised as what they are; a 404 is survived for the dialect's grace after a submit.
+4. A status that nobody knows is a job that still runs.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import msgspec
+
+from milepost.client.cadence import Cadence, retry_after_s
+from milepost.client.session import Reply, Session
+from milepost.errors import MilepostError, ProtocolError
+from milepost.job import State
+from milepost.wire import JobView, Response
+
+UNREADABLE_MAX = 3  # answers in a row that are none of the API's, before the wait gives up
+WORDS = frozenset({*State, "pending", "processing", "success", "failure"})
+
+
+class Stats(msgspec.Struct):
+    """What a wait cost: requests put, those that had no usable answer, and of these those that asked to slow down."""
+
+    probes: int = 0
+    failures: int = 0
+    throttled: int = 0
+    last_error: str | None = None
+    request_id: str | None = None
+
+
+class Known(msgspec.Struct):
+    """One job, as far as this client has seen it."""
+
+    id: str
+    view: JobView | None = None
+    etag: str | None = None
+    submitted_s: float | None = None  # monotonic; None: not submitted by this client
+    error: MilepostError | None = None  # why nothing more can be learnt of it
+    stats: Stats = msgspec.field(default_factory=Stats)
+    first_s: float | None = None  # monotonic instant of the first answer
+    first_age_s: float = 0.0  # the job's age at that instant, by the server's own clock
+    heard_s: float | None = None  # monotonic instant of the last answer
+    in_a_row: int = 0  # probes without a usable answer
+    unreadable: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.view is not None and self.view.done
+
+    @property
+    def state(self) -> str:
+        return "unknown" if self.view is None else str(self.view.state)
+
+    def age_s(self, now_s: float) -> float:
+        """Of the job, seconds: independent of this machine's wall clock."""
+        return 0.0 if self.first_s is None else self.first_age_s + now_s - self.first_s
+
+    def learn(self, view: JobView) -> bool:
+        """Take a view; False when it says nothing new."""
+        if self.done and not view.done:
+            return False
+        old, self.view = self.view, view
+        return old is None or old != view
+
+
+def absorb(session: Session, known: Known, reply: Reply, cadence: Cadence) -> float:
+    """Learn from the reply to a probe; returns the pause before the next one, seconds.
+
+    Errors: what ends a wait: Unauthenticated, Forbidden, NotFound, Expired, and others of the caller's; ProtocolError when
+    the answers are none of the API's.
+    """
+    now_s = session.clock.monotonic_s()
+    known.stats.probes += 1
+    if isinstance(reply, Response):
+        known.stats.request_id = reply.headers.get("x-openstack-request-id") or reply.headers.get("x-request-id")
+        if reply.status == 304:
+            return _answered(session, known, reply, cadence, now_s)
+        if 200 <= reply.status < 300:
+            try:
+                view = session.dialect.read_job(reply)
+            except ProtocolError as error:
+                return _unreadable(session, known, error, cadence)
+            known.etag = reply.headers.get("etag")
+            take(session, known, view, reply, now_s)
+            return _answered(session, known, reply, cadence, now_s)
+    return _failed(session, known, reply, cadence, now_s)
+
+
+def take(session: Session, known: Known, view: JobView, reply: Response, now_s: float) -> None:
+    """Learn a view from an answer, and the job's age from its date."""
+    if known.first_s is None:
+        known.first_s, known.first_age_s = now_s, _age_s(view, reply)
+    if not view.done and view.status.lower() not in WORDS:
+        session.warn_unknown(view.status, known.id)
+    known.unreadable = 0
+    known.learn(view)
+
+
+def _answered(session: Session, known: Known, reply: Response, cadence: Cadence, now_s: float) -> float:
+    known.in_a_row, known.heard_s = 0, now_s
+    return cadence.after_answer(known.age_s(now_s), retry_after_s(reply.headers), session.random)
+
+
+def _failed(session: Session, known: Known, reply: Reply, cadence: Cadence, now_s: float) -> float:
+    known.in_a_row += 1
+    known.stats.failures += 1
+    status = reply.status if isinstance(reply, Response) else 0
+    error = session.dialect.read_error(reply, known.id) if isinstance(reply, Response) else reply
+    known.stats.last_error = error.message
+    if status == 404 and _is_fresh(session, known, now_s):
+        return cadence.after_failure(known.in_a_row, session.random)
+    if not error.retryable:
+        error.job_id, error.state = error.job_id or known.id, error.state or (known.state if known.view else None)
+        error.request_id = error.request_id or known.stats.request_id
+        raise error
+    if status:
+        known.heard_s = now_s
+    if status in (429, 503):
+        known.stats.throttled += 1
+        assert isinstance(reply, Response)
+        return cadence.after_throttle(known.in_a_row, retry_after_s(reply.headers), session.random)
+    return cadence.after_failure(known.in_a_row, session.random)
+
+
+def _unreadable(session: Session, known: Known, error: ProtocolError, cadence: Cadence) -> float:
+    known.unreadable += 1
+    known.in_a_row += 1
+    known.stats.failures += 1
+    known.stats.last_error = error.message
+    if known.unreadable >= UNREADABLE_MAX:
+        error.job_id = known.id
+        raise error
+    return cadence.after_failure(known.in_a_row, session.random)
+
+
+def _is_fresh(session: Session, known: Known, now_s: float) -> bool:
+    return known.submitted_s is not None and now_s - known.submitted_s < session.dialect.found_grace_s
+
+
+def _age_s(view: JobView, reply: Response) -> float:
+    """By the server's clock alone: its `Date` against the job's own instants."""
+    if view.created_us is None:
+        return 0.0
+    try:
+        at = parsedate_to_datetime(reply.headers["date"])
+        now_us = int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6)
+    except (KeyError, ValueError):
+        now_us = max(view.updated_us or 0, view.created_us)
+    return max(0.0, (now_us - view.created_us) / 1e6)
+
+
+def parse_instant(value: datetime | str | None) -> str | None:
+    """RFC 3339 text of an instant; a datetime without an offset is UTC."""
+    if value is None or isinstance(value, str):
+        return value
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()

@@ -1,0 +1,196 @@
+"""From what a user gives to a session: endpoint or cloud, wire, token, environment."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from milepost.client.cadence import Cadence
+from milepost.client.dialects import Query, Spec, dialect
+from milepost.client.handle import Handle, read_handle
+from milepost.client.identity import Credentials, from_clouds_yaml, from_environment
+from milepost.client.known import parse_instant
+from milepost.client.session import Session, encode_input
+from milepost.clock import Clock, SystemClock
+from milepost.errors import InvalidInput
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def open_session(
+    endpoint: str | None,
+    *,
+    wire: str | None,
+    cloud: str | None,
+    token: str | None,
+    project: str | None,
+    credentials: Credentials | None,
+    environ: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+    **options: Any,
+) -> Session:
+    """Where to go and as whom.
+
+    Order: what is given; the cloud's entry in `clouds.yaml`; for wire glance without an endpoint `OS_*`; `MILEPOST_URL`,
+    `MILEPOST_TOKEN`, `MILEPOST_PROJECT`; a server on this machine.
+    Errors: InvalidInput naming what is missing or wrong.
+    """
+    environ = os.environ if environ is None else environ
+    if endpoint is not None and cloud is not None:
+        raise InvalidInput("an endpoint and a cloud were given; give one of them", path="$.cloud")
+    if cloud is not None:
+        wire = wire or "glance"
+        credentials, endpoint = from_clouds_yaml(cloud, environ=environ)
+    elif wire == "glance" and endpoint is None and credentials is None and not environ.get("MILEPOST_URL"):
+        credentials = from_environment(environ)
+        if credentials is None:
+            raise InvalidInput("wire glance needs an endpoint, a cloud, or the OS_* environment", path="$.endpoint")
+    if endpoint is None and credentials is None:
+        endpoint = environ.get("MILEPOST_URL") or DEFAULT_URL
+    if token is None and credentials is None:
+        token = environ.get("MILEPOST_TOKEN") or None
+    if project is None and credentials is None:
+        project = environ.get("MILEPOST_PROJECT") or None
+    return Session(
+        dialect(wire or "native"),
+        endpoint,
+        clock=clock or SystemClock(),
+        token=token,
+        project=project,
+        credentials=credentials,
+        cloud=cloud,
+        **options,
+    )
+
+
+def session_options(
+    request_timeout_s: float, patience_s: float, cadence: Cadence | None, random: Callable[[], float] | None
+) -> dict[str, Any]:
+    options: dict[str, Any] = {"request_timeout_s": request_timeout_s, "patience_s": patience_s, "cadence": cadence}
+    return options if random is None else {**options, "random": random}
+
+
+def user_agent() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"milepost/{version('milepost')}"
+    except PackageNotFoundError:
+        return "milepost"
+
+
+def read_ca(ca_file: str | None) -> bytes | None:
+    """Errors: InvalidInput when it cannot be read."""
+    if ca_file is None:
+        return None
+    try:
+        return Path(ca_file).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"the certificate file cannot be read: {error}", path="$.ca_file") from error
+
+
+def make_spec(
+    kind: str,
+    input: Any = None,
+    *,
+    queue: str | None = None,
+    priority: int | None = None,
+    labels: Mapping[str, str] | None = None,
+    held: bool = False,
+    run_at: datetime | str | None = None,
+    attempts_max: int | None = None,
+    timeout_s: float | None = None,
+    deadline_s: float | None = None,
+    callback_url: str | None = None,
+    idempotency_key: str | None = None,
+) -> Spec:
+    """One call makes one key, however often its request is then sent."""
+    return Spec(
+        kind=kind,
+        input=encode_input(input),
+        idempotency_key=idempotency_key or str(uuid.uuid4()),
+        queue=queue,
+        priority=priority,
+        labels=dict(labels or {}),
+        held=held,
+        run_at=parse_instant(run_at),
+        attempts_max=attempts_max,
+        timeout_s=timeout_s,
+        deadline_s=deadline_s,
+        callback_url=callback_url,
+    )
+
+
+def make_specs(entries: Any) -> list[Spec]:
+    """From `{"kind": …, "input": …, …}` each.  Errors: InvalidInput naming the entry."""
+    specs = []
+    for index, entry in enumerate(entries):
+        try:
+            specs.append(make_spec(**entry))
+        except TypeError as error:
+            raise InvalidInput(f"entry {index} is no submission: {error}", path=f"$[{index}]") from error
+    return specs
+
+
+def make_query(
+    *,
+    state: str | tuple[str, ...] | list[str] = (),
+    kind: str | None = None,
+    queue: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    parent_id: str | None = None,
+    page_size: int | None = None,
+    oldest_first: bool = False,
+    full: bool = False,
+) -> Query:
+    states = (state,) if isinstance(state, str) else tuple(state)
+    return Query(
+        states=states,
+        kind=kind,
+        queue=queue,
+        labels=dict(labels or {}),
+        parent_id=parent_id,
+        page_size=page_size,
+        oldest_first=oldest_first,
+        full=full,
+    )
+
+
+def job_id_of(session: Session, value: Any) -> str:
+    """The id within a job, a handle (as text, object or Handle), or an id itself.
+
+    Errors: InvalidInput when the handle is of another server or cloud.
+    """
+    if isinstance(value, str) and not value.lstrip().startswith("{"):
+        if not value or len(value) > 255 or any(char.isspace() for char in value):
+            raise InvalidInput(f"{value[:80]!r} is no job id", path="$.id")
+        return value
+    handle = getattr(value, "handle", value)
+    check_handle(session, found := read_handle(handle))
+    return found.id
+
+
+def check_handle(session: Session, handle: Handle) -> None:
+    """Errors: InvalidInput when this session does not lead to the handle's job."""
+    same_place = handle.cloud is not None and handle.cloud == session.cloud
+    same_place = same_place or handle.endpoint is None or session.endpoint is None
+    same_place = same_place or session.dialect.endpoint(handle.endpoint or "") == session.endpoint
+    if handle.wire != session.dialect.name or not same_place:
+        raise InvalidInput(
+            f"the handle is of {handle.wire} at {handle.cloud or handle.endpoint}, this client of {session.dialect.name} at "
+            f"{session.cloud or session.endpoint}",
+            path="$.handle",
+            hint="use Client.from_handle(handle)",
+        )
+
+
+def handle_options(value: Any) -> tuple[Handle, dict[str, Any]]:
+    """A handle, and what a client needs to reach its job."""
+    handle = read_handle(value)
+    if handle.cloud is not None:
+        return handle, {"cloud": handle.cloud, "wire": handle.wire}
+    return handle, {"endpoint": handle.endpoint, "wire": handle.wire, "project": handle.project}

@@ -1,0 +1,219 @@
+"""One client's view of one cloud: where it is, who asks, and how a single request is put and survived.
+
+Rules
+1. `ask` adds endpoint and identity, and answers an expired token with a new one, once.
+2. `call` survives what may pass (no answer, 5xx, 429) for `patience_s`, but never repeats a request that could do its work twice.
+3. Secrets are in headers only: no error, handle, hint or log line has one.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from milepost.client.cadence import Cadence
+from milepost.client.cadence import retry_after_s as read_retry_after
+from milepost.client.dialects import Dialect
+from milepost.client.handle import Handle
+from milepost.client.identity import Credentials, read_token, token_request
+from milepost.client.steps import Ask, Gather, Sleep, Steps
+from milepost.clock import Clock
+from milepost.errors import InvalidInput, MilepostError, Unauthenticated, Unreachable
+from milepost.wire import Request, Response
+
+log = logging.getLogger("milepost.client")
+
+Reply = Response | Unreachable
+
+
+class Session:
+    """What all conversations of a client share."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        endpoint: str | None,
+        *,
+        clock: Clock,
+        token: str | None = None,
+        project: str | None = None,
+        credentials: Credentials | None = None,
+        cloud: str | None = None,
+        request_timeout_s: float = 30.0,
+        patience_s: float = 15.0,
+        cadence: Cadence | None = None,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+            raise InvalidInput(f"the endpoint is {endpoint!r}; it must begin with http:// or https://", path="$.endpoint")
+        if endpoint is None and credentials is None:
+            raise InvalidInput("neither an endpoint nor credentials were given", path="$.endpoint")
+        for name, value in (("request_timeout_s", request_timeout_s), ("patience_s", patience_s)):
+            if value < 0 or (value == 0 and name == "request_timeout_s"):
+                raise InvalidInput(f"{name} is {value:g}; it must be above 0", path=f"$.{name}")
+        self.dialect = dialect
+        self.endpoint = None if endpoint is None else dialect.endpoint(endpoint)
+        self.project, self.credentials, self.cloud = project, credentials, cloud
+        self.clock, self.random = clock, random
+        self.request_timeout_s, self.patience_s = request_timeout_s, patience_s
+        self.cadence = cadence or Cadence()
+        self._token = token
+        self._warned: set[str] = set()
+
+    # --- one request ------------------------------------------------------------------------------------------------
+
+    def ask(self, request: Request, *, timeout_s: float | None = None) -> Steps[Reply]:
+        """Put one request; the reply is a response of any status but an unexpected 401, or an Unreachable.
+
+        Errors: Unauthenticated when the credentials are refused.
+        """
+        refused = yield from self.ensure_token()
+        if refused is not None:
+            return refused
+        token = self._token
+        reply: Reply = yield Ask(self.addressed(request), timeout_s or self.request_timeout_s)
+        if isinstance(reply, Response) and reply.status == 401 and (yield from self._renew(token)):
+            reply = yield Ask(self.addressed(request), timeout_s or self.request_timeout_s)
+        return reply
+
+    def ask_all(self, requests: list[Request]) -> Steps[list[Reply]]:
+        """As `ask`, for independent requests."""
+        refused = yield from self.ensure_token()
+        if refused is not None:
+            return [refused] * len(requests)
+        token = self._token
+        replies: list[Reply] = yield Gather(tuple(Ask(self.addressed(one), self.request_timeout_s) for one in requests))
+        unknown = [index for index, reply in enumerate(replies) if isinstance(reply, Response) and reply.status == 401]
+        if unknown and (yield from self._renew(token)):
+            again = yield Gather(tuple(Ask(self.addressed(requests[index]), self.request_timeout_s) for index in unknown))
+            for index, reply in zip(unknown, again, strict=True):
+                replies[index] = reply
+        return replies
+
+    def call(self, request: Request, *, job_id: str | None = None, repeatable: bool = True) -> Steps[Response]:
+        """A good answer (2xx), after as many tries as patience_s allows.
+
+        Errors: the answer's typed error; Unreachable with `tries`.
+        """
+        started_s = self.clock.monotonic_s()
+        failures = 0
+        while True:
+            reply = yield from self.ask(request)
+            if isinstance(reply, Response) and 200 <= reply.status < 300:
+                return reply
+            failures += 1
+            error, delay_s = self.judge(reply, failures, job_id)
+            may_repeat = repeatable or error.fields.get("sent") is False or (isinstance(reply, Response) and reply.status == 429)
+            elapsed_s = self.clock.monotonic_s() - started_s
+            if not error.retryable or not may_repeat or elapsed_s + delay_s > self.patience_s:
+                error.elapsed_s = elapsed_s
+                error.fields["tries"] = failures
+                raise error
+            yield Sleep(delay_s)
+
+    def judge(self, reply: Reply, failures: int, job_id: str | None) -> tuple[MilepostError, float]:
+        """The error that a reply which is no success stands for, and the pause that it calls for, seconds."""
+        if isinstance(reply, Unreachable):
+            reply.job_id = reply.job_id or job_id
+            return reply, self.cadence.after_failure(failures, self.random)
+        error = self.dialect.read_error(reply, job_id)
+        if reply.status in (429, 503):
+            return error, self.cadence.after_throttle(failures, read_retry_after(reply.headers), self.random)
+        return error, self.cadence.after_failure(failures, self.random)
+
+    def addressed(self, request: Request) -> Request:
+        """The request with its absolute URL and the caller's identity.
+
+        Errors: InvalidInput when a server's link leads to another host: it would be told the token.
+        """
+        assert self.endpoint is not None
+        url = request.url
+        if url.startswith("/"):
+            url = self.endpoint + url
+        elif not url.startswith(self.endpoint + "/"):
+            raise InvalidInput(f"a link leads out of {self.endpoint}: {url[:200]}", path="$.url")
+        identity = self.dialect.identify(self._token, self.project if self.credentials is None else None)
+        return Request(request.method, url, {**request.headers, **identity}, request.body)
+
+    # --- identity ---------------------------------------------------------------------------------------------------
+
+    def ensure_token(self) -> Steps[Unreachable | None]:
+        """Ask for a token when there are credentials and none yet."""
+        if self.credentials is None or (self._token is not None and self.endpoint is not None):
+            return None
+        return (yield from self._authenticate())
+
+    def _renew(self, refused: str | None) -> Steps[bool]:
+        """Whether there is another token now than the one that was refused."""
+        if self.credentials is None:
+            return False
+        if self._token != refused:  # another conversation of this client was faster
+            return True
+        return (yield from self._authenticate()) is None
+
+    def _authenticate(self) -> Steps[Unreachable | None]:
+        assert self.credentials is not None
+        reply: Reply = yield Ask(token_request(self.credentials), self.request_timeout_s)
+        if isinstance(reply, Unreachable):
+            return reply
+        if reply.status in (408, 429) or reply.status >= 500:
+            return Unreachable(f"the identity service answered {reply.status}", endpoint=self.credentials.auth_url, sent=False)
+        granted = read_token(self.credentials, reply)
+        self._token = granted.token
+        self.project = self.project or granted.project_id
+        if self.endpoint is None:
+            self.endpoint = self._endpoint_of(granted.endpoints)
+        return None
+
+    def _endpoint_of(self, endpoints: dict[str, str]) -> str:
+        wanted = "image"  # a Milepost server's catalog has its one address under this name
+        if wanted not in endpoints:
+            assert self.credentials is not None
+            raise Unauthenticated(
+                f"the catalog of {self.credentials.auth_url} has no {wanted} service"
+                + (f" in region {self.credentials.region}" if self.credentials.region else ""),
+                hint="give the endpoint itself, or check region and interface",
+            )
+        return self.dialect.endpoint(endpoints[wanted])
+
+    # --- what a user is told ----------------------------------------------------------------------------------------
+
+    def command(self, verb: str, job_id: str) -> str:
+        """The command line that goes on with a job.  It names no secret: tokens come from MILEPOST_TOKEN or the cloud's entry."""
+        words = ["milepost", verb, job_id]
+        if self.cloud is not None:
+            words += ["--cloud", self.cloud]
+        else:
+            if self.dialect.name != "native":
+                words += ["--wire", self.dialect.name]
+            if self.endpoint is not None:
+                words += ["--url", self.endpoint]
+            if self.project is not None:
+                words += ["--project", self.project]
+        return shlex.join(words)
+
+    def handle(self, job_id: str, kind: str | None = None) -> Handle:
+        return Handle(
+            id=job_id, wire=self.dialect.name, endpoint=self.endpoint, project=self.project, cloud=self.cloud, kind=kind
+        )
+
+    def warn_unknown(self, status: str, job_id: str) -> None:
+        """Say once per client that a status is not known, and that it is taken for running."""
+        if status not in self._warned and len(self._warned) < 100:
+            self._warned.add(status)
+            log.warning("status %r of job %s is not known: taken as still running", status, job_id)
+
+
+def encode_input(value: Any) -> bytes | None:
+    """The input as JSON text; None for none.  Errors: InvalidInput when it has no JSON form."""
+    if value is None:
+        return None
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, OverflowError, ValueError) as error:
+        raise InvalidInput(f"the input has no JSON form: {error}", path="$.input") from error

@@ -1,0 +1,434 @@
+"""The blocking client: a driver that sends, sleeps and streams, and the calls on top of it."""
+
+from __future__ import annotations
+
+import builtins
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from milepost.client import calls, waits
+from milepost.client.cadence import Cadence
+from milepost.client.identity import Credentials
+from milepost.client.jobview import SeenJob
+from milepost.client.known import Known
+from milepost.client.open import (
+    handle_options,
+    job_id_of,
+    make_query,
+    make_spec,
+    make_specs,
+    open_session,
+    read_ca,
+    session_options,
+    user_agent,
+)
+from milepost.client.session import Reply
+from milepost.client.steps import Ask, Emit, Gather, Open, Read, Sleep, Steps
+from milepost.client.transport import Parts, Transport
+from milepost.errors import Unreachable
+
+if TYPE_CHECKING:
+    from milepost.job import Event
+    from milepost.wire import JobView
+    from milepost.wire.native import NativeKind, NativeQueue
+
+T = TypeVar("T")
+
+THREADS = 8  # requests that one Gather puts at the same time
+
+
+class _Streams:
+    """The one stream that a conversation has open."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport, self._stack = transport, ExitStack()
+        self._parts: Parts | None = None
+
+    def __enter__(self) -> _Streams:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def open(self, step: Open) -> Reply:
+        self._stack.close()
+        try:
+            self._parts = self._stack.enter_context(self._transport.stream(step))
+        except Unreachable as error:
+            return error
+        return self._parts.response
+
+    def read(self) -> bytes | Unreachable | None:
+        assert self._parts is not None, "a Read follows an Open that was answered"
+        try:
+            return self._parts.read()
+        except Unreachable as error:
+            return error
+
+
+class Driver:
+    """Does what the steps say, on the calling thread; a Gather of several uses a few threads of the client's own."""
+
+    def __init__(self, transport: Transport, sleep: Callable[[float], None]) -> None:
+        self._transport, self._sleep = transport, sleep
+        self._threads: ThreadPoolExecutor | None = None
+
+    def run(self, steps: Steps[T], emit: Callable[[Any], None] | None = None) -> T:
+        """The conversation's own result; what it emits goes to `emit`."""
+        with _Streams(self._transport) as streams:
+            reply: Any = None
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                reply = None
+                if not isinstance(step, Emit):
+                    reply = self._do(step, streams)
+                elif emit is not None:
+                    emit(step.value)
+
+    def iterate(self, steps: Steps[Any]) -> Iterator[Any]:
+        """What the conversation emits, as it goes on."""
+        with _Streams(self._transport) as streams:
+            reply: Any = None
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    return
+                reply = None
+                if isinstance(step, Emit):
+                    yield step.value
+                else:
+                    reply = self._do(step, streams)
+
+    def _do(self, step: Ask | Gather | Sleep | Open | Read, streams: _Streams) -> Any:
+        if isinstance(step, Ask):
+            return self._send(step)
+        if isinstance(step, Sleep):
+            return self._sleep(step.delay_s)
+        if isinstance(step, Open):
+            return streams.open(step)
+        if isinstance(step, Read):
+            return streams.read()
+        if len(step.asks) < 2:
+            return [self._send(ask) for ask in step.asks]
+        self._threads = self._threads or ThreadPoolExecutor(THREADS, thread_name_prefix="milepost-client")
+        return list(self._threads.map(self._send, step.asks))
+
+    def _send(self, ask: Ask) -> Reply:
+        try:
+            return self._transport.send(ask)
+        except Unreachable as error:
+            return error
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=True)
+        self._transport.close()
+
+
+class JobHandle(SeenJob):
+    """One job, and what can be done with it.  Attributes show what was last seen; methods ask."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, client: Client, known: Known) -> None:
+        super().__init__(client._session, known)
+        self._driver = client._driver
+
+    def refresh(self) -> JobHandle:
+        """Ask once.  Errors: NotFound, Expired, Unreachable, and others of the caller's."""
+        found = self._driver.run(calls.get(self._session, self.id))
+        if found.view is not None:
+            self._known.learn(found.view)
+        self._known.etag = found.etag
+        return self
+
+    def wait(
+        self,
+        *,
+        timeout_s: float | None = None,
+        raise_on_failure: bool = True,
+        cadence: Cadence | None = None,
+        on_change: Callable[[JobView], None] | None = None,
+    ) -> JobHandle:
+        """Block until the job is final; see `Client.wait`."""
+        steps = waits.wait(
+            self._session,
+            self._known,
+            timeout_s=timeout_s,
+            cadence=cadence,
+            raise_on_failure=raise_on_failure,
+            changes=on_change is not None,
+        )
+        self._driver.run(steps, on_change)
+        return self
+
+    def watch(self, *, timeout_s: float | None = None, cadence: Cadence | None = None, tree: bool = False) -> Iterator[JobView]:
+        """Each changed view until the final one; see `Client.watch`."""
+        return self._driver.iterate(waits.watch(self._session, self._known, timeout_s=timeout_s, cadence=cadence, tree=tree))
+
+    def cancel(self) -> JobHandle:
+        """Ask the job to stop; it may still end otherwise.  Errors: Conflict when it has ended, or the cloud cannot cancel."""
+        found = self._driver.run(calls.act(self._session, self.id, "cancel"))
+        if found.view is not None:
+            self._known.learn(found.view)
+        return self
+
+
+class Client:
+    """Jobs in one cloud, blocking.  Safe to share between threads; close it, or use it as a context manager.
+
+    endpoint: the server's URL; None: the cloud's, else `MILEPOST_URL`, else a server on this machine.
+    wire: `native` for Milepost's own API, `glance` for OpenStack image tasks.
+    cloud: an entry of `clouds.yaml` (needs PyYAML: `pip install 'milepost[openstack]'`); its wire is glance unless given.
+    token, project: who asks; None: `MILEPOST_TOKEN`, `MILEPOST_PROJECT`.  credentials: for an identity service instead.
+    request_timeout_s: of one request.  patience_s: how long a single call survives what may pass (no answer, 5xx, 429).
+    cadence: how eagerly waits ask.  verify, ca_file: of TLS.
+    Errors of every call: those of `milepost.errors`; `Unreachable` when nobody answered.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        wire: str | None = None,
+        cloud: str | None = None,
+        token: str | None = None,
+        project: str | None = None,
+        credentials: Credentials | None = None,
+        request_timeout_s: float = 30.0,
+        patience_s: float = 15.0,
+        cadence: Cadence | None = None,
+        verify: bool = True,
+        ca_file: str | None = None,
+    ) -> None:
+        self._session = open_session(
+            endpoint,
+            wire=wire,
+            cloud=cloud,
+            token=token,
+            project=project,
+            credentials=credentials,
+            **session_options(request_timeout_s, patience_s, cadence, None),
+        )
+        self._driver = Driver(Transport(user_agent=user_agent(), verify=verify, ca_pem=read_ca(ca_file)), time.sleep)
+
+    @classmethod
+    def from_handle(cls, handle: Mapping[str, Any] | str | bytes, **options: Any) -> Client:
+        """A client that reaches the handle's job; secrets come from `options`, the environment or the cloud's entry."""
+        _, place = handle_options(handle)
+        return cls(**{**place, **options})
+
+    def close(self) -> None:
+        self._driver.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        kind: str,
+        input: Any = None,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        held: bool = False,
+        run_at: datetime | str | None = None,
+        attempts_max: int | None = None,
+        timeout_s: float | None = None,
+        deadline_s: float | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobHandle:
+        """Submit a job; when it returns, the job is durable on the server.
+
+        input: anything with a JSON form, a msgspec struct or dataclass too.  timeout_s: of one attempt.  deadline_s: of the
+        whole job, from now.  run_at: an instant, or RFC 3339 text.
+        Rules: safe to repeat on a lost answer; the key for that is made once a call, unless it is given.
+        Errors: InvalidInput naming the field, UnknownKind, IdempotencyConflict, LimitExceeded, Throttled, Unreachable.
+        """
+        spec = make_spec(
+            kind,
+            input,
+            queue=queue,
+            priority=priority,
+            labels=labels,
+            held=held,
+            run_at=run_at,
+            attempts_max=attempts_max,
+            timeout_s=timeout_s,
+            deadline_s=deadline_s,
+            callback_url=callback_url,
+            idempotency_key=idempotency_key,
+        )
+        return JobHandle(self, self._driver.run(calls.submit(self._session, spec)))
+
+    def submit_many(self, entries: Iterable[Mapping[str, Any]]) -> builtins.list[JobHandle]:
+        """Submit `{"kind": …, "input": …}` each, with the options of `submit`; on the native wire at most 1,000, all or none."""
+        known = self._driver.run(calls.submit_many(self._session, make_specs(entries)))
+        return [JobHandle(self, one) for one in known]
+
+    def get(self, job: str | JobHandle | Mapping[str, Any]) -> JobHandle:
+        """The job as it is now.  Errors: NotFound (never existed, or another project's); Expired, with its final state."""
+        return JobHandle(self, self._driver.run(calls.get(self._session, job_id_of(self._session, job))))
+
+    def attach(self, job: str | Mapping[str, Any]) -> JobHandle:
+        """A job by its id or handle, without asking."""
+        return JobHandle(self, Known(job_id_of(self._session, job)))
+
+    def list(
+        self,
+        *,
+        state: str | tuple[str, ...] | builtins.list[str] = (),
+        kind: str | None = None,
+        queue: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        parent_id: str | None = None,
+        limit: int | None = None,
+        page_size: int | None = None,
+        oldest_first: bool = False,
+        full: bool = False,
+    ) -> Iterator[JobHandle]:
+        """Jobs, newest first; pages are fetched as they are needed.  limit: jobs in all.  full: with inputs and results.
+
+        Errors: InvalidInput when the cloud has no such filter.
+        """
+        query = make_query(
+            state=state,
+            kind=kind,
+            queue=queue,
+            labels=labels,
+            parent_id=parent_id,
+            page_size=page_size or (limit and min(limit, 1000)),
+            oldest_first=oldest_first,
+            full=full,
+        )
+        for known in self._driver.iterate(calls.list_jobs(self._session, query, limit)):
+            yield JobHandle(self, known)
+
+    def cancel(self, job: str | JobHandle | Mapping[str, Any]) -> JobHandle:
+        """Ask a job to stop; a running one honours it when it can.  Errors: NotFound, Expired, Conflict."""
+        return self._act(job, "cancel")
+
+    def retry(self, job: str | JobHandle | Mapping[str, Any]) -> JobHandle:
+        """A new job with the request of a failed or cancelled one.  Errors: NotFound, Expired, Conflict."""
+        return self._act(job, "retry")
+
+    def release(self, job: str | JobHandle | Mapping[str, Any]) -> JobHandle:
+        """Let a held job run.  Errors: NotFound, Expired, Conflict."""
+        return self._act(job, "release")
+
+    def _act(self, job: Any, verb: str) -> JobHandle:
+        return JobHandle(self, self._driver.run(calls.act(self._session, job_id_of(self._session, job), verb)))
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    def wait(
+        self,
+        job: str | JobHandle | Mapping[str, Any],
+        *,
+        timeout_s: float | None = None,
+        raise_on_failure: bool = True,
+        cadence: Cadence | None = None,
+        on_change: Callable[[JobView], None] | None = None,
+    ) -> JobHandle:
+        """Block until the job is final.
+
+        timeout_s: of the whole wait, None for no end.  on_change: called with each changed view.
+        Rules: lost connections, 5xx and 429 are survived and counted in the job's `stats`; a wait with no timeout gives up on a
+        server that did not answer for five minutes.
+        Errors: WaitTimeout (the job still runs); JobFailed, PartialFailure, JobCancelled unless raise_on_failure is False;
+        NotFound, Expired, Unauthenticated, Forbidden; Unreachable when nobody ever answered.
+        """
+        handle = job if isinstance(job, JobHandle) else self.attach(job)
+        return handle.wait(timeout_s=timeout_s, raise_on_failure=raise_on_failure, cadence=cadence, on_change=on_change)
+
+    def as_completed(
+        self,
+        jobs: Iterable[str | JobHandle | Mapping[str, Any]],
+        *,
+        timeout_s: float | None = None,
+        cadence: Cadence | None = None,
+    ) -> Iterator[JobHandle]:
+        """Each job as soon as it is final, in the order in which they end; none raises for having failed.
+
+        A job of which nothing more can be learnt comes out too, with its `problem`.
+        Errors: WaitTimeout with `fields["pending"]`; Unauthenticated.
+        """
+        handles = self._attached(jobs)
+        by_known = {id(handle._known): handle for handle in handles}
+        known = [handle._known for handle in handles]
+        for one in self._driver.iterate(waits.as_completed(self._session, known, timeout_s=timeout_s, cadence=cadence)):
+            yield by_known[id(one)]
+
+    def wait_all(
+        self,
+        jobs: Iterable[str | JobHandle | Mapping[str, Any]],
+        *,
+        timeout_s: float | None = None,
+        raise_on_failure: bool = True,
+        cadence: Cadence | None = None,
+    ) -> builtins.list[JobHandle]:
+        """All jobs, in the given order, once all are final.
+
+        Errors: WaitTimeout; unless raise_on_failure is False, PartialFailure when some did not succeed, JobFailed when none did.
+        """
+        handles = self._attached(jobs)
+        known = [handle._known for handle in handles]
+        started_s = self._session.clock.monotonic_s()
+        self._driver.run(waits.as_completed(self._session, known, timeout_s=timeout_s, cadence=cadence))
+        if raise_on_failure:
+            self._driver.run(waits.check_all(self._session, known, self._session.clock.monotonic_s() - started_s))
+        return handles
+
+    def _attached(self, jobs: Iterable[Any]) -> builtins.list[JobHandle]:
+        return [job if isinstance(job, JobHandle) else self.attach(job) for job in jobs]
+
+    def watch(
+        self,
+        job: str | JobHandle | Mapping[str, Any],
+        *,
+        timeout_s: float | None = None,
+        cadence: Cadence | None = None,
+        tree: bool = False,
+    ) -> Iterator[JobView]:
+        """Each changed view of the job, the final one last; with `tree`, its sub-jobs are in `sub_jobs`.
+
+        A stream where the server has one, adaptive polling elsewhere.  Errors: WaitTimeout, NotFound, Expired, Unreachable.
+        """
+        handle = job if isinstance(job, JobHandle) else self.attach(job)
+        return handle.watch(timeout_s=timeout_s, cadence=cadence, tree=tree)
+
+    # --- native only ------------------------------------------------------------------------------------------------
+
+    def events(
+        self, job: str | JobHandle | Mapping[str, Any], *, after: int = 0, tree: bool = False, follow: bool = False
+    ) -> Iterator[Event]:
+        """The job's history, oldest first; with `follow`, on until the job (with `tree`: and its sub-jobs) has ended.
+
+        after: the id of the last event that is already known.  Errors: Conflict when the cloud keeps no history.
+        """
+        conversation = calls.follow_events if follow else calls.events
+        return self._driver.iterate(conversation(self._session, job_id_of(self._session, job), after=after, tree=tree))
+
+    def kinds(self) -> builtins.list[NativeKind]:
+        """What the server can run.  Errors: Conflict when the wire has no such list."""
+        return self._driver.run(calls.catalog(self._session, "kinds"))
+
+    def queues(self) -> builtins.list[NativeQueue]:
+        """The server's queues.  Errors: Conflict when the wire has no such list."""
+        return self._driver.run(calls.catalog(self._session, "queues"))
