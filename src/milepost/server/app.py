@@ -24,7 +24,7 @@ from milepost.engine.context import Objects
 from milepost.engine.service import Service
 from milepost.errors import Forbidden, MilepostError, NotFound
 from milepost.server import errors
-from milepost.server.auth import authenticate, check_exposure, is_loopback
+from milepost.server.auth import ANYONE, authenticate, check_exposure, is_loopback
 from milepost.server.events import Hub
 from milepost.server.facades import all_routes
 from milepost.server.http import Call, Disconnected, Receive, Reply, Scope, Send
@@ -40,8 +40,8 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ID_CHARS = 128
 REQUEST_ID_ALPHABET = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:")
+OPEN_HEADERS = frozenset({b"x-project-id", b"x-auth-token", b"authorization"})  # that can name a project without auth
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-JSON_TYPE = (b"content-type", b"application/json")
 Key = tuple[str, str, int]  # first segment, third segment, number of segments
 
 
@@ -77,6 +77,7 @@ class App:
         self.state = state
         self._native = _table(ROUTES)
         self._routes = list(routes)
+        self._open, self._limited = state.settings.auth == "none", state.settings.rate_per_s > 0
         self._own_hosts = _own_hosts(state.settings)
         self._known_hosts: set[bytes] = set()
         self._request_ids = map(_request_id(), count(1))
@@ -112,13 +113,15 @@ class App:
         path = next(iter(methods.values())).path if route is None else route.path
         reply: Reply | None
         try:
-            if self.state.settings.auth == "none":
+            if self._open:
                 self._check_browser(call.scope, call.headers)
             if route is None:
                 raise errors.MethodNotAllowed(method, _allow(methods))
             if not route.open:
-                call.identity = await authenticate(call.scope)
-                self.state.rates.take(call.identity.project)
+                identity = ANYONE if self._open and OPEN_HEADERS.isdisjoint(call.headers) else await authenticate(call.scope)
+                call.identity = identity
+                if self._limited:
+                    self.state.rates.take(identity.project)
             reply = await route.handler(call)
         except MilepostError as error:
             reply = self._problem(error, call.request_id)
@@ -154,7 +157,7 @@ class App:
 
         path = "(none)"
         try:
-            if self.state.settings.auth == "none":
+            if self._open:
                 self._check_browser(scope, headers)
             route, child = self._match(scope)
             scope.update(child)
@@ -262,12 +265,11 @@ def _plain(error: HTTPException, request_id: str) -> Reply:
 async def _send(send: Send, reply: Reply, request_id: str, *, head: bool) -> None:
     headers, body = reply.headers, reply.body
     if body:
-        if not any(name == b"content-type" for name, _ in headers):
-            headers.append(JSON_TYPE)
-        headers.append((b"content-length", str(len(body)).encode()))
+        headers.append((b"content-type", reply.type))
+        headers.append((b"content-length", b"%d" % len(body)))
     headers.append((b"x-request-id", request_id.encode()))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if head else body, "more_body": False})
+    await send({"type": "http.response.body", "body": b"" if head else body})
 
 
 async def _no_http(scope: Scope, receive: Receive, send: Send) -> None:

@@ -122,4 +122,4 @@ def reply_of(error: MilepostError, request_id: str) -> Reply:
 
 
 def problem_reply(problem: Problem) -> Reply:
-    return Reply(problem.status, encode(problem), [(b"content-type", b"application/problem+json")])
+    return Reply(problem.status, encode(problem), type=b"application/problem+json")

@@ -19,6 +19,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 T = TypeVar("T")
 
+JSON = b"application/json"
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no", "")
 
 
@@ -27,12 +28,12 @@ class Disconnected(Exception):
 
 
 class Reply:
-    """A whole answer.  Without a content type in `headers` it is JSON."""
+    """A whole answer; its content type and length are added when it is sent."""
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("body", "headers", "status", "type")
 
-    def __init__(self, status: int, body: bytes = b"", headers: Headers | None = None) -> None:
-        self.status, self.body, self.headers = status, body, [] if headers is None else headers
+    def __init__(self, status: int, body: bytes = b"", headers: Headers | None = None, *, type: bytes = JSON) -> None:
+        self.status, self.body, self.headers, self.type = status, body, [] if headers is None else headers, type
 
 
 class Query:

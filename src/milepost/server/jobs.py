@@ -13,7 +13,7 @@ from milepost.errors import Forbidden, InvalidInput, LimitExceeded, NotFound, Un
 from milepost.job import FINAL, Job, JobId, ProjectId, State, Submission
 from milepost.server import events
 from milepost.server.errors import UnsupportedMediaType
-from milepost.server.http import Call, Reply, base_url, decode
+from milepost.server.http import JSON, Call, Reply, base_url, decode
 from milepost.store import JobQuery
 from milepost.wire import from_rfc3339
 from milepost.wire.native import (
@@ -28,7 +28,6 @@ from milepost.wire.native import (
 )
 
 RETRY_AFTER = (b"retry-after", b"1")  # of every answer about a job that is not final
-JSON = b"application/json"
 SPACE = b" \t\r\n"
 
 
@@ -188,7 +187,7 @@ async def _answer(call: Call, job: Job, *, status: int) -> Reply:
 def etag_of(job: Job, by_state: dict[State, int] | None) -> bytes:
     """The job's version; a parent's also has what its sub-jobs come to, which changes without the parent's row."""
     if not by_state:
-        return f'"{job.id}-{job.version}"'.encode()
+        return b'"%s-%d"' % (job.id.encode(), job.version)
     counts = ".".join(f"{state}{by_state[state]}" for state in sorted(by_state))
     return f'"{job.id}-{job.version}-{counts}"'.encode()
 

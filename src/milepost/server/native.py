@@ -12,7 +12,7 @@ from milepost.engine.kinds import Kind
 from milepost.errors import Forbidden, InvalidInput
 from milepost.job import JobId
 from milepost.server import health, jobs, metrics
-from milepost.server.http import Call, Reply, decode
+from milepost.server.http import JSON, Call, Reply, decode
 from milepost.store import Delivery, Queue, QueueDepth
 from milepost.wire import rfc3339
 from milepost.wire.native import (
@@ -106,7 +106,7 @@ def _queue(depth: QueueDepth, *, counts: bool) -> NativeQueue:
 
 async def put_queue(call: Call) -> Reply:
     """The queue has this limit and pause from now on."""
-    jobs.check_json(call.headers.get(b"content-type", jobs.JSON))
+    jobs.check_json(call.headers.get(b"content-type", JSON))
     request = decode(decode_queue_request, await call.body())
     return await _set_queue(call, limit=lambda _: request.limit, paused=request.paused)
 
@@ -174,7 +174,7 @@ async def show_metrics(call: Call) -> Reply:
     """Counters and gauges as Prometheus reads them; with auth an admin's token is needed."""
     if not call.identity.is_admin:
         raise Forbidden("metrics cover all projects, so they need the admin role")
-    return Reply(200, await metrics.render(call.state), [(b"content-type", metrics.CONTENT_TYPE)])
+    return Reply(200, await metrics.render(call.state), type=metrics.CONTENT_TYPE)
 
 
 async def show_openapi(_: Call) -> Reply:
@@ -186,8 +186,8 @@ async def show_openapi(_: Call) -> Reply:
 
 async def show_docs(_: Call) -> Reply:
     """The OpenAPI document as a page; it needs nothing from anywhere else."""
-    headers = [(b"content-type", b"text/html; charset=utf-8"), (b"cache-control", b"no-cache"), *console.SECURITY_HEADERS]
-    return Reply(200, console.docs_page(), headers)
+    headers = [(b"cache-control", b"no-cache"), *console.SECURITY_HEADERS]
+    return Reply(200, console.docs_page(), headers, type=b"text/html; charset=utf-8")
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
