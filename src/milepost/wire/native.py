@@ -245,7 +245,7 @@ def to_view(native: NativeJob) -> JobView:
         started_us=from_rfc3339(native.started_at),
         ended_us=from_rfc3339(native.ended_at),
         updated_us=from_rfc3339(native.updated_at),
-        raw=msgspec.to_builtins(native),
+        raw=msgspec.json.decode(encode(native)),  # to_builtins does not take Raw fields
     )
 
 
