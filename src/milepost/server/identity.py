@@ -21,7 +21,7 @@ import argon2
 import msgspec
 
 from milepost.clock import Clock
-from milepost.errors import Forbidden, InvalidInput, NotFound, Throttled, Unauthenticated
+from milepost.errors import Conflict, Forbidden, InvalidInput, NotFound, Throttled, Unauthenticated
 from milepost.job import ProjectId
 from milepost.server.auth import Identity, digest_of
 from milepost.settings import Settings
@@ -58,9 +58,23 @@ class Identities:
 
     async def create_project(self, name: str) -> Project:
         """Errors: InvalidInput, Conflict when the name is taken."""
+        return await self._add_project(ProjectId(uuid.uuid4().hex), check_name(name, "project"))
+
+    async def ensure_project(self, project_id: ProjectId) -> Project:
+        """The project with this id, made when it is new: a server without auth takes any project's name."""
+        try:
+            return await self._store.get_project(project_id)
+        except NotFound:
+            pass
+        try:
+            return await self._add_project(project_id, project_id)
+        except Conflict:  # made by another request just now
+            return await self._store.get_project(project_id)
+
+    async def _add_project(self, project_id: ProjectId, name: str) -> Project:
         project = Project(
-            id=ProjectId(uuid.uuid4().hex),
-            name=check_name(name, "project"),
+            id=project_id,
+            name=name,
             domain=DOMAIN,
             callback_secret="whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
             created_us=self._clock.now_us(),
