@@ -82,7 +82,7 @@ class NativeEvent(msgspec.Struct, kw_only=True):
     type: EventType
     state: State
     at: str
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")  # a union with None would not be decoded as raw text
 
 
 class EventPage(msgspec.Struct):
@@ -258,7 +258,7 @@ def from_event(event: Event) -> NativeEvent:
         type=event.type,
         state=event.state,
         at=rfc3339(event.at_us),  # type: ignore[arg-type]
-        data=None if event.data is None else msgspec.Raw(event.data),
+        data=NULL if event.data is None else msgspec.Raw(event.data),
     )
 
 
@@ -274,7 +274,7 @@ def to_event(native: NativeEvent, project: str) -> Event:
         native.type,
         native.state,
         at_us,
-        None if native.data is None else bytes(native.data),
+        None if native.data == NULL else bytes(native.data),
     )
 
 
