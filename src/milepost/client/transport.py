@@ -20,6 +20,9 @@ from milepost.errors import InvalidInput, Unreachable
 from milepost.wire import Response
 
 
+YEAR_S = 31_536_000.0  # as good as no timeout
+
+
 class Parts(Protocol):
     """An answer that is read in parts."""
 
@@ -168,4 +171,4 @@ def _origin(url: str) -> str:
 
 
 def _seconds(value_s: float) -> timedelta:
-    return timedelta(seconds=max(value_s, 0.001))
+    return timedelta(seconds=min(max(value_s, 0.001), YEAR_S))
