@@ -17,8 +17,8 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -35,6 +35,7 @@ CHUNK_BYTES = 1 << 20
 PART_BYTES = 16 << 20  # of an S3 multipart upload: 10,000 parts make 156 GiB, and larger files get larger parts
 PARTS_MAX = 9_000
 TEMPORARY = ".tmp"
+TEMPORARY_S = 3600.0  # a temporary file that is older belongs to nobody
 KEY_CHARS_MAX = 512
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -140,7 +141,7 @@ class ObjectStore:
         return sorted(found)
 
     async def sweep_temporary(self) -> int:
-        """Remove what interrupted writes left behind; to be called before anything writes.  How many there were.
+        """Remove what interrupted writes left behind and nobody has touched for an hour.  How many there were.
 
         S3: unfinished multipart uploads are the bucket's to expire, by a lifecycle rule (AbortIncompleteMultipartUpload).
         """
@@ -267,13 +268,12 @@ def _remove_empty(root: Path, folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> int:
-    count = 0
+    count, oldest_s = 0, time.time() - TEMPORARY_S
     for entry in folder.iterdir():
-        count += 1
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # renamed into its place just now
+            if entry.stat().st_mtime < oldest_s:
+                entry.unlink()
+                count += 1
     return count
 
 

@@ -15,7 +15,7 @@ Steps, each of which finds what an earlier attempt left and goes on from there (
 Rules
 1. Every write of the record carries the job's fence: a worker that lost the job cannot change the image.
 2. What a failed or cancelled import leaves: nothing.  A failed attempt that is retried, and one that a stopping server gives
-   back, keep the folder and the record.  `sweep` removes what is left of jobs that ended while nobody ran them.
+   back, keep the folder and the record.  `sweep.py` removes what is left of jobs that ended while nobody ran them.
 3. The folder is locked while an attempt works in it: a worker that was taken for dead and is not cannot mix its bytes in.
 4. A user who deletes the image while it is imported ends the import.
 
@@ -55,6 +55,7 @@ from milepost.work.threads import Stop, in_thread
 
 T = TypeVar("T")
 
+OBJECTS = "images"  # the folder in object storage
 DIGEST_PIECE_BYTES = 8 << 20
 LOCK_WAIT_S = 10.0
 CHANGE_TRIES = 8
@@ -161,6 +162,11 @@ def image_id_of(job_id: str) -> str:
     return str(uuid.uuid5(NAMESPACE, job_id))
 
 
+def object_key(image_id: str, fence: int) -> str:
+    """Where one attempt stores the bytes: no other attempt ever writes there."""
+    return f"{OBJECTS}/{image_id}/{fence}"
+
+
 # --- the kind ------------------------------------------------------------------------------------------------------
 
 
@@ -173,16 +179,13 @@ async def import_image(job: Running, spec: ImportInput) -> ImportResult:
         try:
             return await _name_disk_errors(work.run())
         except asyncio.CancelledError:
-            if not getattr(job, "stopping", False):
+            if not job.stopping:
                 await _finish_anyway(work.remove_everything())
             raise
-        except RetryableError:
-            if job.attempt >= job.job.attempts_max:
-                await work.remove_everything()
-            raise
         except Exception as error:
-            if isinstance(error, PermanentError) or job.attempt >= job.job.attempts_max:
-                await work.remove_everything()
+            last = job.attempt - job.job.crashes >= job.job.attempts_max  # attempts that died with their worker are not counted
+            if last or isinstance(error, PermanentError):
+                await _finish_anyway(work.remove_everything())
             raise
 
 
@@ -307,7 +310,7 @@ class Import:
         await self.change(status=ImageStatus.SAVING)
         md5, sha512 = await self.digest(path, found.size)
         stored = Stored(
-            key=f"images/{self.image_id}/{self.job.claim.fence}",
+            key=object_key(self.image_id, self.job.claim.fence),
             size=found.size,
             virtual_size=found.virtual_size or None,  # of an empty file, as in Glance
             md5=md5,
@@ -356,13 +359,13 @@ class Import:
     async def remove_everything(self) -> None:
         """Nothing of this import is left: no record, no object, no file.  Without the job's lease, only the own object goes."""
         objects = self.job.objects
-        await objects.delete(f"images/{self.image_id}/{self.job.claim.fence}")
+        await objects.delete(object_key(self.image_id, self.job.claim.fence))
         try:
             await self.job.resources.delete(IMAGE, self.image_id)
         except Conflict:  # another worker has the job now, and its record and folder
             return
         for fence in range(1, self.job.claim.fence):  # what attempts before this one stored
-            await objects.delete(f"images/{self.image_id}/{fence}")
+            await objects.delete(object_key(self.image_id, fence))
         await in_thread(_empty, self.job.scratch)
 
 
@@ -430,4 +433,4 @@ def _write_durably(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-__all__ = ["ImageProperties", "ImportInput", "ImportResult", "image_id_of", "import_image"]
+__all__ = ["ImageProperties", "ImportInput", "ImportResult", "image_id_of", "import_image", "object_key"]
