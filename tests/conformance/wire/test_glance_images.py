@@ -301,6 +301,16 @@ async def test_patch_needs_its_content_type_and_an_array(server: Server) -> None
     assert await refused(server, "PATCH", f"/v2/images/{ID}", b"[", headers=V21) == (400, "Malformed JSON in request body.")
 
 
+async def test_tags_are_put_and_deleted_one_by_one(server: Server) -> None:
+    for _ in range(2):
+        assert (await server.ask("PUT", f"/v2/images/{ID}/tags/a b")).status == 204
+    assert (await server.ask("GET", f"/v2/images/{ID}")).json["tags"] == ["a b"]
+    assert (await server.ask("PUT", f"/v2/images/{ID}/tags/{'x' * 256}")).status == 400
+    assert (await server.ask("DELETE", f"/v2/images/{ID}/tags/a b")).status == 204
+    assert (await server.ask("DELETE", f"/v2/images/{ID}/tags/a b")).status == 404
+    assert (await server.ask("GET", f"/v2/images/{ID}")).json["tags"] == []
+
+
 async def test_only_an_admin_publishes(server: Server) -> None:
     publish = {"op": "replace", "path": "/visibility", "value": "public"}
     assert await patch(server, publish, token="member") == (

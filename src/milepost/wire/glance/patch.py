@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from milepost.image import CONTAINER_FORMATS, DISK_FORMATS, Image, ImageStatus, Visibility
-from milepost.wire.glance.errors import Refusal
+from milepost.wire.glance.errors import ROUTE_NOT_FOUND, Refusal
 
 TEXT_CHARS_MAX = 255
 PROPERTIES_MAX = 128
@@ -75,6 +75,22 @@ def apply_patch(image: Image, changes: Sequence[Change], *, admin: bool, now_us:
     _check_quota("properties", len(changed.properties), PROPERTIES_MAX)
     _check_quota("tags", len(changed.tags), TAGS_MAX)
     return changed
+
+
+def add_tag(image: Image, tag: str, *, now_us: int) -> Image:
+    """The image with this tag; once, however often it is added.  Errors: Refusal 400, 413."""
+    if len(tag) > TEXT_CHARS_MAX:
+        raise Refusal(400, f"Provided object does not match schema 'image': {tag[:40]!r}… is too long")
+    tags = image.tags if tag in image.tags else [*image.tags, tag]
+    _check_quota("tags", len(tags), TAGS_MAX)
+    return msgspec.structs.replace(image, tags=tags, updated_us=now_us)
+
+
+def remove_tag(image: Image, tag: str, *, now_us: int) -> Image:
+    """The image without this tag.  Errors: Refusal 404."""
+    if tag not in image.tags:
+        raise Refusal(404, ROUTE_NOT_FOUND)
+    return msgspec.structs.replace(image, tags=[one for one in image.tags if one != tag], updated_us=now_us)
 
 
 def _change(raw: Any, *, oldest: bool) -> Change:

@@ -70,6 +70,7 @@ def routes(_: AppState) -> list[BaseRoute]:
         ),
         "/images/{id}/file": Endpoint(GET=images.download_image),
         "/images/{id}/tasks": Endpoint(GET=images.show_image_tasks),
+        "/images/{id}/tags/{tag}": Endpoint(PUT=images.put_tag, DELETE=images.delete_tag),
         "/images/{id}/actions/deactivate": Endpoint(POST=images.deactivate_image),
         "/images/{id}/actions/reactivate": Endpoint(POST=images.reactivate_image),
         "/schemas/task": Endpoint(GET=_document(lambda call: schemas.task_schema(tasks.own_kinds(call)))),

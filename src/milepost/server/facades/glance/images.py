@@ -1,6 +1,6 @@
-"""The images that imports made, over HTTP: show, list, download, patch, deactivate, delete.
+"""The images that imports made, over HTTP: show, list, download, patch, tag, deactivate, delete.
 
-Source: openstack/glance glance/api/v2/images.py, image_data.py and image_actions.py.
+Source: openstack/glance glance/api/v2/images.py, image_data.py, image_tags.py and image_actions.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from milepost.wire.glance.images import (
     read_range,
     select_images,
 )
-from milepost.wire.glance.patch import apply_patch, read_patch
+from milepost.wire.glance.patch import add_tag, apply_patch, read_patch, remove_tag
 
 WRITES_MAX = 5  # times a change is tried again when another one came between
 
@@ -99,6 +99,25 @@ async def patch_image(call: Call) -> Response:
         return apply_patch(image, changes, admin=call.identity.is_admin, now_us=now_us)
 
     return json_response(encode_image_body(await _rewrite(call, change)))
+
+
+async def put_tag(call: Call) -> Response:
+    return await _change_tags(call, add_tag)
+
+
+async def delete_tag(call: Call) -> Response:
+    return await _change_tags(call, remove_tag)
+
+
+async def _change_tags(call: Call, how: Callable[..., Image]) -> Response:
+    now_us = call.state.clock.now_us()
+
+    def change(image: Image) -> Image:
+        _check_change(call, image, "modify_image")
+        return how(image, call.params["tag"], now_us=now_us)
+
+    await _rewrite(call, change)
+    return Response(status_code=204)
 
 
 async def deactivate_image(call: Call) -> Response:
