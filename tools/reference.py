@@ -7,7 +7,9 @@ A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; t
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import json
 import re
 import sys
 import typing
@@ -298,6 +300,161 @@ def _metric(name: str, type_: str, labels: Iterable[str], text: str) -> list[str
     return [f"`{shown}`", type_, ", ".join(f"`{label}`" for label in labels) or "-", text]
 
 
+# --- kinds ---------------------------------------------------------------------------------------------------------
+
+
+def built_in_kinds() -> list[Any]:
+    """The kinds that come with the package, by name."""
+    from milepost import wiring
+    from milepost.engine.kinds import KINDS
+
+    for module in wiring.BUILT_IN:
+        importlib.import_module(module)
+    return [kind for kind in KINDS if kind.function.__module__ in wiring.BUILT_IN]
+
+
+def kinds() -> str:
+    """A section for each built-in kind, from its registration and its types."""
+    parts = []
+    for kind in built_in_kinds():
+        limit = "none" if kind.timeout_s is None else f"{kind.timeout_s:g} s"
+        how = {"async": "on the loop", "thread": "in a thread", "isolated": "in a subprocess"}[kind.style]
+        facts = f"Queue `{kind.queue}`, attempts {kind.attempts}, timeout of an attempt: {limit}, runs {how}."
+        section = [f"## `{kind.name}`\n", f"{kind.description}\n", facts + "\n"]
+        for title, schema in zip(("Input", "Result"), kind.schemas(), strict=True):
+            section += _fields(title, schema, (schema or {}).get("$defs", {}))
+        parts.append("\n".join(section))
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def _fields(title: str, schema: dict[str, Any] | None, defs: dict[str, Any]) -> list[str]:
+    schema = _resolve(schema or {}, defs)
+    rows = _field_rows(schema, defs, "")
+    if not rows:
+        return [f"{title}: {_json_type(schema, defs) if schema else 'any JSON' if schema is not None else 'none'}.\n"]
+    return [f"{title}:\n", table(["field", "type", "default", "meaning"], rows)]
+
+
+def _field_rows(schema: dict[str, Any], defs: dict[str, Any], prefix: str) -> list[list[str]]:
+    rows = []
+    for name, raw in schema.get("properties", {}).items():
+        field = _resolve(raw, defs)
+        default = (
+            "required"
+            if name in schema.get("required", ())
+            else f"`{json.dumps(field['default'])}`"
+            if "default" in field
+            else "-"
+        )
+        rows.append([f"`{prefix}{name}`", _json_type(field, defs), default, _about(raw) or _about(field)])
+        rows += _field_rows(field, defs, f"{prefix}{name}.")
+    return rows
+
+
+def _about(field: dict[str, Any]) -> str:
+    own = field.get("description") or next((one["description"] for one in field.get("anyOf", ()) if "description" in one), "")
+    return " ".join(own.split())
+
+
+def _resolve(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in schema:
+        return schema
+    return {**defs[schema["$ref"].rpartition("/")[2]], **{key: value for key, value in schema.items() if key != "$ref"}}
+
+
+def _json_type(schema: dict[str, Any], defs: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(_json_type(_resolve(one, defs), defs) for one in schema["anyOf"])
+    if schema.get("type") == "array":
+        return "list of " + _json_type(_resolve(schema.get("items", {}), defs), defs)
+    bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema]
+    return ", ".join([str(schema.get("type", "any JSON")), *bounds])
+
+
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "minLength": "characters ≥", "maxLength": "characters ≤"}
+
+
+# --- the command line ----------------------------------------------------------------------------------------------
+
+
+class Command(NamedTuple):
+    """One command with the options that it takes."""
+
+    name: str
+    click: Any
+    options: list[str]
+
+
+def commands() -> list[Command]:
+    """Every command, groups' commands under their full names."""
+    import typer
+
+    from milepost.cli import app
+
+    found: list[Command] = []
+
+    def walk(command: Any, name: str) -> None:
+        if hasattr(command, "commands"):
+            for sub in sorted(command.commands):
+                walk(command.commands[sub], f"{name} {sub}")
+        elif not command.hidden:
+            options = [max(one.opts, key=len) for one in command.params if one.param_type_name == "option"]
+            found.append(Command(name, command, [option for option in options if option != "--help"]))
+
+    walk(typer.main.get_command(app), "milepost")
+    return found
+
+
+def command_line() -> str:
+    """A section for each command: what it does, its arguments and options."""
+    parts = []
+    for command in commands():
+        names = [one.make_metavar(_context(command)) for one in command.click.params if one.param_type_name == "argument"]
+        usage = " ".join([command.name, *names])
+        section = [
+            f"## `{command.name}`\n",
+            f"{_plain(command.click.help)}\n",
+            f"```text\n{usage}{' [OPTIONS]' if command.options else ''}\n```\n",
+        ]
+        rows = [_option(one) for one in command.click.params if one.param_type_name == "option" and "--help" not in one.opts]
+        if rows:
+            section.append(table(["option", "default", "meaning"], rows))
+        parts.append("\n".join(section))
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def _context(command: Command) -> Any:
+    import click
+
+    return click.Context(command.click, info_name=command.name)
+
+
+def _option(option: Any) -> list[str]:
+    names = ", ".join(f"`{name}`" for name in [*sorted(option.opts, key=len, reverse=True), *option.secondary_opts])
+    default = option.default
+    shown = "-" if default is None or default in (False, (), []) or callable(default) else f"`{default}`"
+    if option.envvar:
+        shown += (
+            f", `{option.envvar}`" if isinstance(option.envvar, str) else ", " + ", ".join(f"`{one}`" for one in option.envvar)
+        )
+    return [names, shown, _plain(option.help)]
+
+
+def _plain(text: str | None) -> str:
+    """Help without Rich's markup and line breaks within paragraphs."""
+    paragraphs = re.sub(r"\[/?(bold|dim|italic|cyan|green|red|yellow)\]", "", text or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.replace("\b", "").split()) for paragraph in paragraphs).strip()
+
+
+def exit_codes() -> dict[str, int]:
+    """The command line's exit codes by name."""
+    from milepost.cli.exits import Exit
+
+    return {one.name.lower(): int(one) for one in Exit}
+
+
 # --- writing -------------------------------------------------------------------------------------------------------
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -309,6 +466,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "native-routes": native_routes,
     "native-parameters": native_parameters,
     "metrics": metrics,
+    "kinds": kinds,
+    "commands": command_line,
 }
 
 
