@@ -221,9 +221,10 @@ async def _wait(call: Call, job: Job, project: ProjectId | None, seen: bytes | N
 
 
 async def list_jobs(call: Call) -> Reply:
-    """A page of jobs, newest first unless told otherwise; sub-jobs only when `parent` asks for them."""
+    """A page of jobs, newest first unless told otherwise; sub-jobs only when `parent` or `id` asks for them."""
     parent = call.query.one("parent")
-    return await _page(call, parent_id=None if parent is None else JobId(parent), descending=parent is None)
+    ids = tuple(JobId(id) for value in call.query.all("id") for id in value.split(",")) or None
+    return await _page(call, parent_id=None if parent is None else JobId(parent), descending=parent is None, ids=ids)
 
 
 async def list_sub_jobs(call: Call) -> Reply:
@@ -232,7 +233,7 @@ async def list_sub_jobs(call: Call) -> Reply:
     return await _page(call, parent_id=JobId(call.param), descending=False)
 
 
-async def _page(call: Call, *, parent_id: JobId | None, descending: bool) -> Reply:
+async def _page(call: Call, *, parent_id: JobId | None, descending: bool, ids: tuple[JobId, ...] | None = None) -> Reply:
     query, state = call.query, call.state
     order = query.choice("order", ("asc", "desc"))
     bodies = query.choice("view", ("basic", "full")) == "full"
@@ -244,6 +245,7 @@ async def _page(call: Call, *, parent_id: JobId | None, descending: bool) -> Rep
         queue=query.one("queue"),
         parent_id=parent_id,
         labels=labels_of(query.all("label")),
+        ids=ids,
         descending=descending if order is None else order == "desc",
         after=await _cursor(call, after),
         limit=limit + 1,

@@ -235,7 +235,7 @@ ROUTES: tuple[Route, ...] = (
         "jobs",
         "List jobs, newest first",
         {200: (JobPage, "a page; `Link: rel=next` while there are more")},
-        (*PAGING, Parameter("parent", "sub-jobs of this job")),
+        (*PAGING, Parameter("parent", "sub-jobs of this job"), Parameter("id", "these jobs only, sub-jobs too", many=True)),
         errors=(400,),
     ),
     Route(
