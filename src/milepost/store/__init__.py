@@ -141,6 +141,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Project(msgspec.Struct, frozen=True):
+    """Who jobs belong to; `callback_secret` signs its callbacks."""
+
     id: ProjectId
     name: str
     domain: str
@@ -150,6 +152,8 @@ class Project(msgspec.Struct, frozen=True):
 
 
 class User(msgspec.Struct, frozen=True):
+    """Who may ask; what it may do in a project is in its grants."""
+
     id: str
     name: str
     domain: str
