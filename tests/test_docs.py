@@ -7,11 +7,12 @@ A fenced block is run when its info string says so:
     ```console run              lines after `$ ` are commands; a line of output that follows must come, `…` matches anything;
                                 `&` at the end starts a server and waits for its ready line
 
-All blocks of a page share a folder and a server port; `8080` in them is replaced by a free port.
+All blocks of a page share a folder and two ports; `8080` and `8081` in them are replaced by free ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -212,14 +213,20 @@ def blocks(path: Path) -> list[Block]:
 RUN_PAGES = [path for path in PAGES if any(block.how == "run" for block in blocks(path))]
 
 
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
 class Folder:
-    """A folder with a port of its own, where the blocks of one page run."""
+    """A folder with two ports of its own, where the blocks of one page run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
+        self.port, self.other_port = free_ports(2)
         self.servers: list[subprocess.Popen[bytes]] = []
         home = path / "home"
         home.mkdir()
@@ -234,7 +241,7 @@ class Folder:
         }
 
     def here(self, text: str) -> str:
-        return text.replace("8080", str(self.port))
+        return text.replace("8080", str(self.port)).replace("8081", str(self.other_port))
 
     def run(self, command: list[str] | str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
