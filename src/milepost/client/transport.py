@@ -19,7 +19,6 @@ from milepost.client.steps import Ask, Open
 from milepost.errors import InvalidInput, Unreachable
 from milepost.wire import Response
 
-
 YEAR_S = 31_536_000.0  # as good as no timeout
 
 

@@ -170,7 +170,7 @@ def _unknown_state(body: bytes) -> JobView | None:
         word = raw.get("state")
         if not isinstance(word, str) or word in STATES:
             return None
-        native = msgspec.convert({**raw, "state": State.RUNNING}, wire.NativeJob)
+        native = wire.decode_job(wire.encode({**raw, "state": State.RUNNING}))
     except msgspec.DecodeError:
         return None
     return msgspec.structs.replace(wire.to_view(native), status=word, raw=raw)
