@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from conftest import PASSWORD, Running, Sources, import_input
+from client_rig import PASSWORD, Running, Sources, import_input
 
 glanceclient = pytest.importorskip("glanceclient")
 exc = pytest.importorskip("glanceclient.exc")

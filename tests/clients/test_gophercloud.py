@@ -11,8 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from conftest import PASSWORD, ImageFile, Running, Sources
+from client_rig import PASSWORD, ImageFile, Running, Sources
 
 GOPATH = Path("/usr/share/gocode")
 PROGRAM = Path(__file__).with_name("gophercloud") / "main.go"

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from conftest import Running, Sources, import_input
+from client_rig import Running, Sources, import_input
 
 openstack = pytest.importorskip("openstack")
 exceptions = pytest.importorskip("openstack.exceptions")
