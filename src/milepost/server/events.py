@@ -138,7 +138,7 @@ class Feed:
         self._store = store
         self.ended = False
 
-    async def read(self, after_id: int, limit: int = PAGE) -> tuple[list[Event], int]:
+    async def read(self, after_id: int, limit: int) -> tuple[list[Event], int]:
         """The next events to show and the id to go on from; that id is after_id when there is nothing new."""
         raise NotImplementedError
 
@@ -154,7 +154,7 @@ class JobFeed(Feed):
         self._job, self.key = job, job.id
         self._was_final = job.state in FINAL
 
-    async def read(self, after_id: int, limit: int = PAGE) -> tuple[list[Event], int]:
+    async def read(self, after_id: int, limit: int) -> tuple[list[Event], int]:
         events = await self._store.list_events(after_id=after_id, job_id=self._job.id, limit=limit)
         if events:
             self.ended = events[-1].state in FINAL
@@ -186,7 +186,7 @@ class TreeFeed(Feed):
             cursor = old[-1].id
         self.ended = not self._open
 
-    async def read(self, after_id: int, limit: int = PAGE) -> tuple[list[Event], int]:
+    async def read(self, after_id: int, limit: int) -> tuple[list[Event], int]:
         events = await self._store.list_events(after_id=after_id, root_id=self._root_id, limit=limit)
         self._learn(events)
         self.ended = not self._open
@@ -212,7 +212,7 @@ class ProjectFeed(Feed):
         self.key = ALL if project is None else project_key(project)
         self._verdicts: dict[JobId, bool] = {}
 
-    async def read(self, after_id: int, limit: int = PAGE) -> tuple[list[Event], int]:
+    async def read(self, after_id: int, limit: int) -> tuple[list[Event], int]:
         events = await self._store.list_events(after_id=after_id, project=self._project, limit=limit)
         if not events:
             return [], after_id
@@ -240,7 +240,7 @@ def sse(event: Event) -> bytes:
 async def stream(call: Call, feed: Feed, after_id: int, *, resumed: bool) -> Reply | None:
     """Send events until the feed ends or the client goes; None once it was answered.  Errors: LimitExceeded."""
     with call.state.slots, call.state.hub.watch(feed.key) as watch:
-        events, cursor = await feed.read(after_id)
+        events, cursor = await feed.read(after_id, PAGE)
         if resumed and feed.ended and not events:
             return Reply(204)
         await _start(call, after_id)
@@ -290,7 +290,7 @@ async def _pump(call: Call, feed: Feed, watch: Watch, events: list[Event], curso
 
 async def _read(feed: Feed, cursor: int) -> tuple[list[Event], int]:
     try:
-        return await feed.read(cursor)
+        return await feed.read(cursor, PAGE)
     except StoreUnavailable:  # the stream outlives a store that is away: the next heartbeat reads again
         return [], cursor
 

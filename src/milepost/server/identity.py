@@ -63,7 +63,10 @@ class Identities:
     async def ensure_project(self, project_id: ProjectId) -> Project:
         """The project with this id, made when it is new: a server without auth takes any project's name."""
         try:
-            return await self._store.get_project(project_id)
+            found = await self._store.get_project(project_id)
+            if found.id == project_id:
+                return found
+            return await self._add_project(project_id, f"id {project_id}")  # its id is another project's name
         except NotFound:
             pass
         try:
