@@ -1,0 +1,257 @@
+"""The composition root: the only file that puts concrete stores, dispatches and built-in kinds together."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+from granian.constants import Interfaces
+from granian.server.embed import Server as Granian
+
+from milepost import egress, logs
+from milepost.clock import Clock, SystemClock
+from milepost.dispatch.embedded import EmbeddedDispatch
+from milepost.engine.context import Objects
+from milepost.engine.kinds import KINDS, Kinds
+from milepost.engine.node import Node
+from milepost.engine.service import Service
+from milepost.errors import InvalidInput, MilepostError, Unreachable
+from milepost.job import Job, ProjectId
+from milepost.server.app import App, create_app
+from milepost.server.identity import Identities
+from milepost.settings import Settings
+from milepost.store import Delivery, Store
+from milepost.store.sqlite import SqliteStore
+from milepost.wire import native, rfc3339
+
+log = structlog.get_logger("milepost")
+
+BUILT_IN = ("milepost.work.basics", "milepost.work.images")
+ANSWER_BYTES_MAX = 2048
+
+
+def store_path(settings: Settings) -> Path | str:
+    """Where the database is; `:memory:` as data folder keeps everything in memory."""
+    return ":memory:" if settings.data == ":memory:" else settings.data_dir / "milepost.db"
+
+
+@asynccontextmanager
+async def open_store(settings: Settings, *, lock: bool = True) -> AsyncIterator[Store]:
+    """The store of the data folder, open.  Commands beside a running server pass `lock=False`."""
+    path = store_path(settings)
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    store = SqliteStore(path, lock=lock)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def load_kinds(modules: Sequence[str] = ()) -> Kinds:
+    """The built-in kinds, those of installed packages (entry point group `milepost.kinds`), and those of these modules.
+
+    A module is a dotted name or a path to a .py file.  Errors: InvalidInput naming the module and why it does not load.
+    """
+    for name in BUILT_IN:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            log.warning("built-in kinds left out", module=name, missing=error.name, hint="pip install 'milepost[all]'")
+    for entry in entry_points(group="milepost.kinds"):
+        _load(entry.value, entry.load)
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    for module in modules:
+        _load(module, lambda module=module: _import(module))  # type: ignore[misc]
+    return KINDS
+
+
+def _load(name: str, load: Any) -> None:
+    try:
+        load()
+    except Exception as error:
+        raise InvalidInput(f"cannot load kinds from {name!r}: {type(error).__name__}: {error}", path="MODULE") from error
+
+
+def _import(module: str) -> None:
+    if not module.endswith(".py"):
+        importlib.import_module(module)
+        return
+    path = Path(module).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    # Importable by name, so that isolated kinds find it again in their subprocess.
+    sys.path.insert(0, str(path.parent))
+    importlib.import_module(path.stem)
+
+
+def encode_callback(delivery: Delivery, job: Job) -> bytes:
+    """The body of a callback: what happened, when, and the job as `GET /jobs/{id}` shows it."""
+    return native.encode(
+        {"type": f"job.{delivery.event}", "timestamp": rfc3339(job.ended_us), "data": native.from_job(job)},
+    )
+
+
+class System:
+    """Everything of one process, made from settings; `milepost.testing` and `serve` both run it."""
+
+    def __init__(self, store: Store, settings: Settings, *, clock: Clock, kinds: Kinds, objects: Objects | None) -> None:
+        self.store, self.settings, self.clock = store, settings, clock
+        self.dispatch = EmbeddedDispatch()
+        self.service = Service(store, self.dispatch, kinds, clock, settings)
+        self.identities = Identities(store, clock, settings)
+        self.policy = egress.EgressPolicy.from_settings(settings)
+        self.node = Node(
+            store,
+            self.dispatch,
+            self.service,
+            clock,
+            settings,
+            scratch=settings.data_dir / "scratch",
+            objects=objects,
+            send=self._send,
+            encode_callback=encode_callback,
+            secret_of=self._secret_of,
+            sweep=None if objects is None else self._sweep,
+        )
+        self.objects = objects
+        self.app: App = create_app(self.service, settings, clock, objects=objects, identities=self.identities)
+        self.app.state.engine = self.node
+
+    async def _sweep(self) -> None:
+        from milepost.work.sweep import sweep
+
+        assert self.objects is not None
+        await sweep(self.store, self.objects)  # type: ignore[arg-type]
+
+    async def _secret_of(self, project: ProjectId) -> str:
+        return (await self.identities.ensure_project(project)).callback_secret
+
+    async def _send(self, url: str, headers: dict[str, str], body: bytes, *, timeout_s: float) -> tuple[int, str]:
+        timeouts = egress.Timeouts(connect_s=min(10.0, timeout_s), read_s=timeout_s, total_s=timeout_s)
+        request = egress.open_guarded(
+            "POST", url, policy=self.policy, headers=headers, body=body, timeouts=timeouts, redirects_max=0
+        )
+        async with request as answer:
+            said = await answer.read_at_most(ANSWER_BYTES_MAX)
+            return answer.status, said.decode("utf-8", "replace")
+
+
+@asynccontextmanager
+async def running_system(
+    settings: Settings, *, kinds: Kinds | None = None, clock: Clock | None = None
+) -> AsyncIterator[System]:
+    """A store, an engine and an application that run in this loop; no socket."""
+    async with open_store(settings) as store:
+        objects = _open_objects(settings)
+        kinds = load_kinds() if kinds is None else kinds
+        system = System(store, settings, clock=clock or SystemClock(), kinds=kinds, objects=objects)
+        await system.node.start()
+        try:
+            yield system
+        finally:
+            await system.node.stop()
+
+
+def _open_objects(settings: Settings) -> Objects | None:
+    if settings.data == ":memory:" and settings.objects_url is None:
+        return None
+    try:
+        from milepost.store.objects import open_objects
+    except ImportError as error:
+        log.warning("no object storage", missing=error.name, hint="pip install 'milepost[images]'")
+        return None
+    return open_objects(settings.objects_url, settings.data_dir)
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0.  Errors: Unreachable when it is taken.
+
+    The server's own socket shares its port with others (SO_REUSEPORT), so a second server would go unnoticed without this.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Unreachable(
+                f"cannot listen on {host}:{port}: {error.strerror}", hint="give --port another number, or 0 for a free one"
+            ) from error
+        found: int = probe.getsockname()[1]
+        return found
+
+
+@asynccontextmanager
+async def running_server(
+    settings: Settings, *, kinds: Kinds | None = None, clock: Clock | None = None
+) -> AsyncIterator[tuple[System, str]]:
+    """The system behind a socket; yields it and its URL."""
+    port = free_port(settings.host, settings.port)
+    async with running_system(settings, kinds=kinds, clock=clock) as system:
+        server = Granian(
+            system.app,
+            address=settings.host,
+            port=port,
+            interface=Interfaces.ASGINL,
+            websockets=False,
+            backlog=1024,
+            log_enabled=False,
+        )
+        serving = asyncio.create_task(server.serve())
+        try:
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            await _answers(settings.host, port, serving)
+            yield system, f"http://{host}:{port}"
+        finally:
+            system.app.close()
+            server.stop()  # type: ignore[no-untyped-call]
+            await asyncio.wait([serving], timeout=5.0)
+
+
+async def _answers(host: str, port: int, serving: asyncio.Task[Any]) -> None:
+    for _ in range(200):
+        if serving.done():
+            break
+        try:
+            _, writer = await asyncio.open_connection(host, port)
+        except OSError:
+            await asyncio.sleep(0.01)
+            continue
+        writer.close()
+        return
+    raise Unreachable(f"the server did not start on {host}:{port}")
+
+
+def serve(settings: Settings, modules: Sequence[str] = ()) -> None:
+    """Run until SIGINT or SIGTERM; prints one `ready URL` line.  Errors: MilepostError when it cannot start."""
+    logs.configure(settings)
+    kinds = load_kinds(modules)
+    uvloop.run(_serve(settings, kinds))
+
+
+async def _serve(settings: Settings, kinds: Kinds) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with running_server(settings, kinds=kinds) as (_, url):
+        print(f"ready {url}", flush=True)  # noqa: T201  (what starts the server waits for this line)
+        await stop.wait()
+        log.info("stopping", grace_s=settings.stop_grace_s)
+
+
+__all__ = ["MilepostError", "System", "load_kinds", "open_store", "running_server", "running_system", "serve"]
