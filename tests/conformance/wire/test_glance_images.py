@@ -5,6 +5,7 @@ Source: what Glance 33 answers, and openstack/glance glance/api/v2/images.py and
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -327,6 +328,30 @@ async def test_properties_and_tags_are_limited(server: Server) -> None:
         "The limit has been exceeded on the number of allowed image properties. Attempted: 129, Maximum: 128",
     )
     assert len(await patch(server, *many[1:])) > 128
+
+
+async def test_changes_at_the_same_time_are_all_kept(server: Server) -> None:
+    answers = await asyncio.gather(
+        *(
+            server.ask("PATCH", f"/v2/images/{ID}", [{"op": "add", "path": f"/p{number}", "value": "x"}], headers=V21)
+            for number in range(4)
+        )
+    )
+    assert [answer.status for answer in answers] == [200] * 4
+    image = (await server.ask("GET", f"/v2/images/{ID}")).json
+    assert [image[f"p{number}"] for number in range(4)] == ["x"] * 4
+
+
+async def test_bytes_that_are_gone_are_404_and_never_half_an_answer(server: Server) -> None:
+    server.objects.kept.clear()
+    assert (await server.ask("GET", f"/v2/images/{ID}/file")).status == 404
+
+
+async def test_a_server_without_object_storage_says_so(server: Server) -> None:
+    server.app.state.objects = None
+    answer = await server.ask("GET", f"/v2/images/{ID}/file")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert (await server.ask("DELETE", f"/v2/images/{ID}")).status == 204
 
 
 # --- list -----------------------------------------------------------------------------------------------------------

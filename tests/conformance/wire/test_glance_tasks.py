@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from glance_server import AT_US, HOST, INPUT, KEEP_US, OTHER, OWNER, SOURCE, Server
 
+from milepost.errors import MilepostError, StoreUnavailable
 from milepost.image import Image
 from milepost.job import Callback, ProjectId, Submission
 
@@ -352,6 +353,37 @@ async def test_an_admin_lists_all_projects_and_filters_by_owner(server: Server) 
     for owner, ids in ((OWNER, [own]), (OTHER, [added.job.id]), ("nobody", []), ("", [])):
         tasks = (await server.ask("GET", f"/v2/tasks?owner={owner}")).json["tasks"]
         assert [task["id"] for task in tasks] == ids
+
+
+async def test_too_many_requests_are_429_in_glances_form() -> None:
+    server = await Server(rate_per_s=0.5, rate_burst=1).open()
+    assert (await server.ask("GET", "/v2/tasks")).status == 200
+    answer = await server.ask("GET", "/v2/tasks", headers=JSON)
+    assert (answer.status, answer.headers["retry-after"]) == (429, "2")
+    assert answer.json["code"] == "429 Too Many Requests"
+    await server.store.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (StoreUnavailable("the disk is full"), 503, "the disk is full"),
+        (RuntimeError("secret"), 500, "The server has either erred or is incapable of performing the requested operation."),
+        (MilepostError("secret"), 500, "The server has either erred or is incapable of performing the requested operation."),
+    ],
+)
+async def test_an_error_of_the_server_is_told_in_glances_form(
+    server: Server, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, text: str
+) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(server.store, "list_jobs", fail)
+    answer = await server.ask("GET", "/v2/tasks", headers={"accept": "*/*"})
+    assert (answer.status, answer.headers.get("retry-after")) == (status, "1" if status == 503 else None)
+    assert text in answer.text
+    assert "secret" not in answer.text
+    assert answer.headers["x-openstack-request-id"]
 
 
 async def test_request_ids_are_echoed_named_and_limited(server: Server) -> None:
