@@ -36,6 +36,7 @@ class Claimer:
         self._store, self._dispatch, self._executor, self._kinds = store, dispatch, executor, kinds
         self._clock, self._settings, self._worker = clock, settings, worker
         self._queues: dict[str, Queue] = {}
+        self._sent: set[asyncio.Task[int]] = set()  # claims under way
         self._more: set[str] = set()  # queues that had more due jobs than slots
 
     def on_free(self, queue: str) -> None:
@@ -80,12 +81,19 @@ class Claimer:
             if free <= 0:
                 self._more.add(name)
                 return taken
-            # Shielded: a claim that was sent is a claim that must run, also when this loop is being stopped.
-            claimed = await asyncio.shield(self._claim(name, free))
+            # Shielded: what a claim that was sent brings must run, or be given back, also when this loop is being stopped.
+            sent = asyncio.ensure_future(self._claim(name, free))
+            self._sent.add(sent)
+            sent.add_done_callback(self._sent.discard)
+            claimed = await asyncio.shield(sent)
             taken += claimed
             if claimed < free:
                 self._more.discard(name)
                 return taken
+
+    async def settle(self) -> None:
+        """Every claim that was sent has come back; call it when `run` has ended."""
+        await asyncio.gather(*self._sent, return_exceptions=True)
 
     async def _claim(self, name: str, limit: int) -> int:
         claimed = await self._store.claim_jobs(name, worker=self._worker, now_us=self._clock.now_us(), limit=limit)

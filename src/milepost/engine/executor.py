@@ -363,6 +363,8 @@ class Executor:
                 log.error("cannot write an outcome, trying again", job_id=job.id, error=str(error), pause_s=pause_s)
                 await self._clock.sleep(pause_s)
                 pause_s = min(pause_s * 2, 5.0)
+                if attempt.lost:
+                    return
         name = type(outcome).__name__.lower()
         self._stats.outcomes[job.kind, name] += 1
         self._stats.run_s[job.kind] += self._clock.monotonic_s() - attempt.started_s

@@ -128,10 +128,12 @@ class Node:
         self.stopping, self.running = True, False
         if self._claiming is not None:
             self._claiming.cancel()
+            await asyncio.gather(self._claiming, return_exceptions=True)
+        await self.claimer.settle()
         returned = await self.executor.drain(self._settings.stop_grace_s)
         for task in self._loops:
             task.cancel()
-        await asyncio.gather(*self._loops, *([self._claiming] if self._claiming else []), return_exceptions=True)
+        await asyncio.gather(*self._loops, return_exceptions=True)
         await self.heartbeat.stop()
         await self._store.end_worker(self.worker)
         log.info("engine stopped", worker=self.worker, returned=returned)
