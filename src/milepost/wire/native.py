@@ -82,7 +82,8 @@ class NativeEvent(msgspec.Struct, kw_only=True):
     type: EventType
     state: State
     at: str
-    data: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))  # a union with None would not be decoded as raw text
+    # A union with None would not be decoded as raw text.
+    data: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
 
 
 class EventPage(msgspec.Struct):
