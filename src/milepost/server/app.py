@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Match
 from milepost.clock import Clock
 from milepost.engine.context import Objects
 from milepost.engine.service import Service
-from milepost.errors import Forbidden, MilepostError, NotFound
+from milepost.errors import CallerError, Forbidden, MilepostError, NotFound
 from milepost.server import errors
 from milepost.server.auth import ANYONE, authenticate, check_exposure, is_loopback
 from milepost.server.events import Hub
@@ -137,7 +137,7 @@ class App:
 
     def _problem(self, error: MilepostError, request_id: str) -> Reply:
         reply = errors.reply_of(error, request_id)
-        if reply.status >= 500:
+        if reply.status >= 500 and not isinstance(error, CallerError):
             log.warning("request refused", request_id=request_id, status=reply.status, code=error.code, error=error.message)
         return reply
 
