@@ -61,6 +61,11 @@ def test_a_task_is_followed_to_its_end_and_the_image_downloaded(cloud: Any, sour
     streamed = cloud.image.download_image(image.id, stream=True)
     assert hashlib.md5(b"".join(streamed.iter_content(65536))).hexdigest() == file.md5
 
+    first = cloud.image.get(f"/images/{image.id}/file", headers={"Range": "bytes=0-99999"})
+    rest = cloud.image.get(f"/images/{image.id}/file", headers={"Range": "bytes=100000-"})
+    assert (first.status_code, rest.status_code, len(first.content)) == (206, 206, 100_000)
+    assert hashlib.sha512(first.content + rest.content).hexdigest() == file.sha512
+
     cloud.image.delete_image(image.id, ignore_missing=False)
     assert cloud.image.find_image(name) is None
     with pytest.raises(exceptions.NotFoundException):

@@ -285,6 +285,20 @@ async def test_a_task_of_another_project_is_404() -> None:
     await server.store.close()
 
 
+async def test_a_member_imports_for_itself_and_publishes_nothing() -> None:
+    server = await Server(tasks_admin_only=False).open()
+
+    async def create(**properties: Any) -> tuple[int, str]:
+        input = {**INPUT, "image_properties": {**INPUT["image_properties"], **properties}}  # type: ignore[dict-item]
+        answer = await server.ask("POST", "/v2/tasks", {"type": "import", "input": input}, token="member", headers=JSON)
+        return answer.status, answer.json.get("message", "").removesuffix("<br /><br />\n\n\n")
+
+    assert await create(owner=OWNER, visibility="private") == (201, "")
+    assert await create(owner=OTHER) == (403, f"You are not permitted to create images owned by '{OTHER}'.")
+    assert await create(visibility="public") == (403, "You are not authorized to complete publicize_image action.")
+    await server.store.close()
+
+
 async def test_without_auth_each_keeps_to_the_project_it_names() -> None:
     server = await Server(auth="none", public_url=None).open()
     own = {"host": "127.0.0.1:9292", "x-project-id": "mine"}

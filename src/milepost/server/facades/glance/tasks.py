@@ -6,13 +6,14 @@ Source: openstack/glance glance/api/v2/tasks.py.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
 from milepost.egress import EgressPolicy, resolve_checked
 from milepost.errors import Forbidden, InvalidInput, NotFound, Unreachable
-from milepost.image import IMAGE, decode_image
+from milepost.image import IMAGE, Visibility, decode_image
 from milepost.job import Job, JobId
 from milepost.server.facades.glance.endpoint import Call, json_response
 from milepost.store import JobQuery
@@ -48,7 +49,9 @@ async def create_task(call: Call) -> Response:
             400, f"Task type '{asked.type}' is not offered by this server; it offers: {', '.join(k.name for k in state.kinds)}"
         )
     if asked.type == "import":
-        await _check_source(call, msgspec.json.decode(asked.input)["import_from"])
+        input = msgspec.json.decode(asked.input)
+        _check_properties(call, input.get("image_properties"))
+        await _check_source(call, input["import_from"])
     key = call.header(b"idempotency-key")
     submission = state.service.submission(
         asked.type,
@@ -60,6 +63,17 @@ async def create_task(call: Call) -> Response:
     )
     job = (await state.service.submit(submission)).job
     return json_response(encode_task(job), 201, {"location": f"{call.base_url}/v2/tasks/{job.id}"})
+
+
+def _check_properties(call: Call, properties: Any) -> None:
+    """Errors: Refusal 403 for an image that only an admin may make; all else is the kind's to judge."""
+    if call.identity.is_admin or not isinstance(properties, dict):
+        return
+    if properties.get("visibility") == Visibility.PUBLIC:
+        raise Refusal(403, "You are not authorized to complete publicize_image action.")
+    owner = properties.get("owner")
+    if owner is not None and owner != call.identity.project:
+        raise Refusal(403, f"You are not permitted to create images owned by '{owner}'.")
 
 
 async def _check_source(call: Call, url: str) -> None:
