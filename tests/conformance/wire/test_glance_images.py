@@ -347,6 +347,14 @@ async def test_bytes_that_are_gone_are_404_and_never_half_an_answer(server: Serv
     assert (await server.ask("GET", f"/v2/images/{ID}/file")).status == 404
 
 
+async def test_an_image_that_has_no_bytes_yet_is_not_switched_off(server: Server) -> None:
+    await server.put_image(Image(id=UNKNOWN, owner=OWNER, created_us=AT_US, updated_us=AT_US))
+    assert await refused(server, "POST", f"/v2/images/{UNKNOWN}/actions/deactivate") == (
+        403,
+        "Not allowed to deactivate image in status 'queued'",
+    )
+
+
 async def test_a_server_without_object_storage_says_so(server: Server) -> None:
     server.app.state.objects = None
     answer = await server.ask("GET", f"/v2/images/{ID}/file")
@@ -445,7 +453,10 @@ async def test_a_list_refuses_in_glances_words(many: Server, query: str, message
     assert await refused(many, "GET", f"/v2/images?{query}", token="member") == (400, message)
 
 
-@pytest.mark.parametrize("query", ["visibility=x", "changes-since=2026-01-01"])
+@pytest.mark.parametrize(
+    "query",
+    ["visibility=x", "changes-since=2026-01-01", "sort=name&sort_key=name", "sort_key=name&sort_dir=asc&sort_dir=desc"],
+)
 async def test_a_list_refuses(many: Server, query: str) -> None:
     assert (await refused(many, "GET", f"/v2/images?{query}"))[0] == 400
 

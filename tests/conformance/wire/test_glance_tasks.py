@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from glance_server import AT_US, HOST, INPUT, KEEP_US, OTHER, OWNER, SOURCE, Server
 
-from milepost.errors import MilepostError, StoreUnavailable
+from milepost.errors import MilepostError, StoreUnavailable, Unreachable
 from milepost.image import Image
 from milepost.job import Callback, ProjectId, Submission
 
@@ -159,6 +159,17 @@ async def test_create_refuses_a_source_that_the_guard_would_not_fetch(server: Se
     status, message = await refused(server, "POST", "/v2/tasks", {"type": "import", "input": {**INPUT, "import_from": url}})
     assert status == 400
     assert message.startswith(f"URI for legacy import task does not pass filtering: {url} (")
+
+
+@pytest.mark.parametrize(("passing", "status"), [(True, 201), (False, 400)])
+async def test_a_name_that_does_not_resolve_is_refused_unless_the_resolver_is_away(
+    server: Server, monkeypatch: pytest.MonkeyPatch, passing: bool, status: int
+) -> None:
+    async def resolve(url: str, policy: Any, **_: Any) -> None:
+        raise Unreachable("the name does not resolve", passing=passing)
+
+    monkeypatch.setattr("milepost.server.facades.glance.tasks.resolve_checked", resolve)
+    assert (await server.ask("POST", "/v2/tasks", {"type": "import", "input": INPUT})).status == status
 
 
 async def test_create_refuses_an_input_that_the_kind_does_not_take(server: Server) -> None:
@@ -515,6 +526,24 @@ async def test_filters_match_exactly(server: Server) -> None:
     assert await found("image_id=nothing") == set()
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 10])
+async def test_tasks_of_one_second_are_found_however_far_they_are(
+    server: Server, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr("milepost.server.facades.glance.tasks.SCAN_PAGE", 2)
+    ids = [await server.create() for _ in range(3)]
+    server.clock.at_us += 1_000_000
+    for _ in range(5):
+        await server.create()
+    seen: list[str] = []
+    url = f"/v2/tasks?created_at=2026-03-04T05:06:07Z&limit={limit}"
+    while url:
+        page = (await server.ask("GET", url)).json
+        seen += [task["id"] for task in page["tasks"]]
+        url = page.get("next", "")
+    assert seen == ids[::-1]
+
+
 @pytest.mark.parametrize(
     "key",
     ["created_at", "updated_at", "expires_at", "id", "type", "status", "owner", "image_id", "deleted", "deleted_at"],
@@ -625,3 +654,9 @@ async def test_tasks_of_an_image_are_raw_records(server: Server) -> None:
     assert (row["id"], row["image_id"], row["input"]) == (task_id, image.id, INPUT)
     assert (row["created_at"], row["expires_at"], row["deleted"]) == ("2026-03-04T05:06:07.123456", None, False)
     assert (await server.ask("GET", f"/v2/images/{UNKNOWN}/tasks")).status == 404
+    assert await refused(server, "GET", f"/v2/images/{image.id}/tasks", token="member") == (403, NOT_ADMIN)
+
+    await server.fail(task_id, "x")
+    server.clock.at_us += KEEP_US
+    await server.store.prune(now_us=server.clock.at_us, keep_tombstone_s=1e6, keep_deliveries_s=1e6, limit=100)
+    assert (await server.ask("GET", f"/v2/images/{image.id}/tasks")).json == {"tasks": []}
