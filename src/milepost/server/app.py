@@ -153,6 +153,8 @@ class App:
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
                 message["headers"] = [*message.get("headers", ()), id_header]
+            elif scope["method"] == "HEAD":
+                message["body"] = b""
             await send(message)
 
         path = "(none)"
