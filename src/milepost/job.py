@@ -4,6 +4,9 @@ Rules
 1. A state changes only along `MOVES`; a final state has no move out of it.
 2. Instants are integers, Unix microseconds UTC (`*_us`); durations are float seconds (`*_s`).
 3. A job's id is a UUIDv7 in canonical text: time-ordered, so that sorting by id is sorting by creation.
+
+The structs are plain values without reference cycles, so those that are made for every job are kept from the garbage collector
+(`gc=False`).
 """
 
 from __future__ import annotations
@@ -75,7 +78,7 @@ class EventType(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Progress(msgspec.Struct, frozen=True, omit_defaults=False):
+class Progress(msgspec.Struct, frozen=True, gc=False):
     """How far a job is.  `total` is None while unknown; `unit` is a plural noun such as `bytes`."""
 
     done: int = 0
@@ -98,7 +101,7 @@ class Callback(msgspec.Struct, frozen=True):
     url: str
 
 
-class Submission(msgspec.Struct, kw_only=True):
+class Submission(msgspec.Struct, kw_only=True, gc=False):
     """The request that asks for a job.  `input` is the JSON text of the kind's input, already validated.
 
     A facade fills it; `store.add_jobs` turns it into a job.
@@ -122,7 +125,7 @@ class Submission(msgspec.Struct, kw_only=True):
     retry_of: JobId | None = None
 
 
-class Job(msgspec.Struct, kw_only=True):
+class Job(msgspec.Struct, kw_only=True, gc=False):
     """One accepted piece of slow work, as the store has it."""
 
     id: JobId
@@ -160,7 +163,7 @@ class Job(msgspec.Struct, kw_only=True):
     lease_by: WorkerId | None
 
 
-class Tombstone(msgspec.Struct, frozen=True):
+class Tombstone(msgspec.Struct, frozen=True, gc=False):
     """What is left of a job after its expiry."""
 
     id: JobId
@@ -171,7 +174,7 @@ class Tombstone(msgspec.Struct, frozen=True):
     expired_us: int
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One entry of a job's history.  `seq` counts from 1 without gaps within the job; `id` grows over all jobs."""
 
     id: int
@@ -185,7 +188,7 @@ class Event(msgspec.Struct, frozen=True):
     data: bytes | None  # JSON text
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """The right to write one running job: its fence must still be the store's."""
 
     job_id: JobId
@@ -193,7 +196,7 @@ class Claim(msgspec.Struct, frozen=True):
     worker: WorkerId
 
 
-class Claimed(msgspec.Struct, frozen=True):
+class Claimed(msgspec.Struct, frozen=True, gc=False):
     """A job just leased, with what its function needs."""
 
     job: Job
@@ -212,39 +215,39 @@ class SubJob(msgspec.Struct, kw_only=True):
 # What one attempt came to: a value, matched in one place (`engine/executor.py`).
 
 
-class Succeeded(msgspec.Struct, frozen=True):
+class Succeeded(msgspec.Struct, frozen=True, gc=False):
     """The function returned; `result` is JSON text."""
 
     result: bytes
 
 
-class Failed(msgspec.Struct, frozen=True):
+class Failed(msgspec.Struct, frozen=True, gc=False):
     """The job failed for good."""
 
     failure: Failure
 
 
-class Retried(msgspec.Struct, frozen=True):
+class Retried(msgspec.Struct, frozen=True, gc=False):
     """The attempt failed and another follows at `run_at_us`."""
 
     failure: Failure
     run_at_us: int
 
 
-class Cancelled(msgspec.Struct, frozen=True):
+class Cancelled(msgspec.Struct, frozen=True, gc=False):
     """The job stopped because somebody asked for it."""
 
     failure: Failure
 
 
-class Snoozed(msgspec.Struct, frozen=True):
+class Snoozed(msgspec.Struct, frozen=True, gc=False):
     """Run again at `run_at_us`; the attempt does not count."""
 
     run_at_us: int
     note: str = ""
 
 
-class Returned(msgspec.Struct, frozen=True):
+class Returned(msgspec.Struct, frozen=True, gc=False):
     """Given back unfinished by a worker that stops; the attempt does not count."""
 
 

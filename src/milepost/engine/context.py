@@ -147,8 +147,9 @@ class Running:
     def scratch(self) -> Path:
         """A folder of this job's own, the same in each attempt, also after a crash; removed when the job is final."""
         self.scratch_used = True
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        return self._scratch
+        folder = self._scratch / self.job.id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @property
     def objects(self) -> Objects:

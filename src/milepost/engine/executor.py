@@ -73,15 +73,14 @@ class Attempt:
         "lost",
         "reporter",
         "running",
-        "scratch",
         "started_s",
         "stopping",
         "task",
         "timed_out",
     )
 
-    def __init__(self, claimed: Claimed, scratch: Path, started_s: float) -> None:
-        self.claimed, self.scratch, self.started_s = claimed, scratch, started_s
+    def __init__(self, claimed: Claimed, started_s: float) -> None:
+        self.claimed, self.started_s = claimed, started_s
         self.task: asyncio.Task[None] | None = None
         self.running: Running | None = None
         self.reporter: _Reporter | None = None
@@ -91,6 +90,9 @@ class Attempt:
         self.timed_out: Failure | None = None
 
     def interrupt(self) -> None:
+        """Stop the function.  Once its outcome is being written there is nothing to stop."""
+        if self.finishing:
+            return
         if self.flag is not None:
             self.flag.set()
         elif self.task is not None:
@@ -121,9 +123,10 @@ class Executor:
 
     def start(self, claimed: Iterable[Claimed]) -> None:
         """Begin these; each frees its slot when it ends."""
+        now_s = self._clock.monotonic_s()
         for one in claimed:
             job = one.job
-            attempt = Attempt(one, self._scratch / job.id, self._clock.monotonic_s())
+            attempt = Attempt(one, now_s)
             self.attempts[job.id] = attempt
             self.in_queue[job.queue] = self.in_queue.get(job.queue, 0) + 1
             self._stats.claims += 1
@@ -139,17 +142,22 @@ class Executor:
                 outcome = await self._attempt(attempt)
             except asyncio.CancelledError:
                 outcome = self._outcome_of_cancel(attempt)
-            while True:
-                try:
-                    await asyncio.shield(self._finish(attempt, outcome))
-                    break
-                except asyncio.CancelledError:
-                    if attempt.lost:
-                        break  # nothing is written any more
+            attempt.finishing = True
+            assert attempt.task is not None
+            if attempt.task.cancelling():  # asked to stop just as the function ended: the request must not hit the write
+                await self._finish_shielded(attempt, outcome)
+            else:
+                await self._finish(attempt, outcome)
         finally:
             del self.attempts[job.id]
             self.in_queue[job.queue] -= 1
             self._on_free(job.queue)
+
+    async def _finish_shielded(self, attempt: Attempt, outcome: Outcome) -> None:
+        writing = asyncio.ensure_future(self._finish(attempt, outcome))
+        while not writing.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(writing)
 
     async def _attempt(self, attempt: Attempt) -> Outcome:
         job = attempt.claimed.job
@@ -170,7 +178,7 @@ class Executor:
                 result = await self._call(attempt, kind, spec)
             else:
                 result = await self._call_within(attempt, kind, spec, limit_s)
-            if attempt.reporter is not None:
+            if attempt.reporter is not None and attempt.reporter.kept is not None:
                 await attempt.reporter.flush()
             return self._outcome_of_value(kind, result)
         except asyncio.CancelledError:
@@ -191,7 +199,7 @@ class Executor:
             attempt.claimed.claim,
             report=attempt.reporter.report,
             sub_outcomes=outcomes,
-            scratch=attempt.scratch,
+            scratch=self._scratch,
             settings=self._settings,
             objects=self._objects,
             store=self._store,
@@ -350,7 +358,6 @@ class Executor:
         job, claim = attempt.claimed.job, attempt.claimed.claim
         if attempt.lost:
             return
-        attempt.finishing = True  # from here on the store says whether the lease was lost
         pause_s = 0.05
         while True:
             now_us = self._clock.now_us()
@@ -407,7 +414,7 @@ class Executor:
                 if job.callback is not None:
                     self._service.dispatch.announce_delivery()
                 if attempt.running is not None and (attempt.running.scratch_used or job.attempt > 1):
-                    self._drop_scratch(attempt.scratch)
+                    self._drop_scratch(self._scratch / job.id)
 
     def _drop_scratch(self, scratch: Path) -> None:
         asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(scratch, ignore_errors=True))
@@ -472,13 +479,13 @@ class _Reporter:
     def __init__(self, executor: Executor, attempt: Attempt) -> None:
         self._executor, self._attempt = executor, attempt
         self._last_s = float("-inf")
-        self._kept: Progress | None = None
+        self.kept: Progress | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def report(self, progress: Progress) -> None:
         every_s = self._executor._settings.progress_every_s
         now_s = self._executor._clock.monotonic_s()
-        self._kept = progress
+        self.kept = progress
         if now_s - self._last_s >= every_s:
             await self.flush()
         elif self._timer is None:
@@ -487,13 +494,13 @@ class _Reporter:
 
     def _flush_soon(self) -> None:
         self._timer = None
-        if self._kept is not None and self._attempt.claimed.job.id in self._executor.attempts:
+        if self.kept is not None and self._attempt.claimed.job.id in self._executor.attempts:
             task = asyncio.ensure_future(self.flush())
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def flush(self) -> None:
         """Write what was kept.  A store that is away for a moment costs a progress report, not the job."""
-        progress, self._kept = self._kept, None
+        progress, self.kept = self.kept, None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -82,8 +82,7 @@ class IsolatedRunning:
 async def call(kind: Kind, running: Running) -> Any:
     """The function's result as Raw JSON.  Errors: what the function raised; RetryableError when a limit or signal ended it."""
     function = kind.function
-    running.scratch_used = True
-    request = Request(function.__module__, function.__qualname__, kind.name, sys.path, running.job, str(running._scratch))
+    request = Request(function.__module__, function.__qualname__, kind.name, sys.path, running.job, str(running.scratch))
     kept = b""
     last: Message | None = None
 

@@ -114,7 +114,11 @@ SQL = load("sqlite", "job", JobSql)
 _COLUMNS = SQL.get_job.removeprefix("SELECT ").partition(" FROM job")[0]
 _LIST_COLUMNS = _COLUMNS.removesuffix("input, result") + "NULL, NULL"
 _decode_rows = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
-_FINAL_TYPES = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "cancelled"}
+_FINAL_TYPES = {
+    State.SUCCEEDED: EventType.SUCCEEDED,
+    State.FAILED: EventType.FAILED,
+    State.CANCELLED: EventType.CANCELLED,
+}
 
 
 class SqliteStore(SqliteRecords):
@@ -377,7 +381,7 @@ def _emit(
     """Append one event; `job` is (id, root id, project)."""
     event_id = tx.next_event_id
     tx.next_event_id = event_id + 1
-    tx.event_rows.append((event_id, job[0], seq, type_.value, state.value, at_us, data))
+    tx.event_rows.append((event_id, job[0], seq, type_._value_, state._value_, at_us, data))
     if tx.watched:
         raw = None if data is None else data.encode()
         tx.events.append(Event(event_id, JobId(job[0]), JobId(job[1]), ProjectId(job[2]), seq, type_, state, at_us, raw))
@@ -499,7 +503,7 @@ def _end(
     tx: Transaction, claim: Claim, state: State, result: str | None, failure: Failure | None, now_us: int, expires_us: int | None
 ) -> bool:
     error = None if failure is None else text(failure)
-    row = tx.execute(SQL.finish_job, (claim.job_id, claim.fence, state.value, result, error, now_us, expires_us)).fetchone()
+    row = tx.execute(SQL.finish_job, (claim.job_id, claim.fence, state._value_, result, error, now_us, expires_us)).fetchone()
     if row is None:
         return False
     _ended(tx, claim.job_id, row, state, error, now_us)
@@ -510,7 +514,7 @@ def _ended(tx: Transaction, job_id: str, row: tuple[Any, ...], state: State, err
     """What follows from a job's end: its event, its callback, and its parent's turn."""
     version, parent_id, callback_url, project = row
     root_id = job_id if parent_id is None else tx.execute(SQL.get_job, (job_id,)).fetchone()[13]
-    type_ = EventType(_FINAL_TYPES[state])
+    type_ = _FINAL_TYPES[state]
     _emit(tx, (job_id, root_id, project), version, type_, state, now_us, error)
     if callback_url is not None:
         tx.execute(SQL.add_delivery, (f"dlv_{new_job_id().replace('-', '')}", job_id, project, callback_url, type_.value, now_us))
