@@ -17,4 +17,4 @@ def all_routes(state: AppState) -> list[BaseRoute]:
     """Every vendor's routes.  The native paths are looked at first, so no facade can hide one."""
     from milepost.server.facades import glance, keystone  # they import this package's parent
 
-    return [*keystone.routes(state), *glance.routes(state)]
+    return [*glance.routes(state), *keystone.routes(state)]  # the most polled first: the router tries one after the other

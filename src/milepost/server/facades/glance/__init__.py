@@ -59,11 +59,11 @@ register_url_convertor("glance_word", _Word())
 
 
 def routes(_: AppState) -> list[BaseRoute]:
-    """Known versions first: what they do not match is another version."""
+    """What is polled comes first; known versions before the others: what they do not match is another version."""
     nothing = Endpoint()
     own = {
-        "/tasks": Endpoint(GET=tasks.list_tasks, POST=tasks.create_task),
         "/tasks/{id}": Endpoint(GET=tasks.show_task, DELETE=tasks.refuse_delete),
+        "/tasks": Endpoint(GET=tasks.list_tasks, POST=tasks.create_task),
         "/images": Endpoint(GET=images.list_images),
         "/images/{id}": Endpoint(
             GET=images.show_image, PATCH=images.patch_image, DELETE=images.delete_image, allow="GET, PATCH, DELETE"
@@ -80,10 +80,10 @@ def routes(_: AppState) -> list[BaseRoute]:
         "/info/import": Endpoint(GET=_document(lambda _: schemas.import_info())),
     }
     return [
+        *(Route("/{version:glance}" + path, endpoint) for path, endpoint in own.items()),
         Route("/", choices),
         Route("/versions", list_versions),
         Route("/{version:glance}", redirect),
-        *(Route("/{version:glance}" + path, endpoint) for path, endpoint in own.items()),
         Route("/{version:glance}/", nothing),
         Route("/{version:glance}/{word:glance_word}/{rest:path}", nothing),
         Route("/{version:glance_minor}", choices, methods=_EVERY),
