@@ -345,7 +345,8 @@ async def test_delete_is_405_whether_or_not_the_task_exists(server: Server) -> N
 async def test_other_methods_are_405_with_allow(server: Server, method: str, url: str, allow: str) -> None:
     answer = await server.ask(method, url, headers=JSON)
     assert (answer.status, answer.headers["allow"]) == (405, allow)
-    assert answer.json["message"].startswith(f"The method {method} is not allowed for this resource. ")
+    if method != "HEAD":  # which never has a body
+        assert answer.json["message"].startswith(f"The method {method} is not allowed for this resource. ")
 
 
 @pytest.mark.parametrize("url", ["/v2/", "/v2/tasks/", "/v2/tasks/a/b", "/v2/schemas/nothing", "/v2/images/", "/v2.9/tasks/"])
