@@ -39,7 +39,7 @@ def submit(session: Session, spec: Spec) -> Steps[Known]:
             raise
         found = yield from _find_lost(session, spec)
         if found is None:
-            error.hint = f"it is not known whether the job was made; look for it with {session.command('list', '').rstrip()}"
+            error.hint = f"it is not known whether the job was made; look for it with {session.command('list')}"
             raise
         return found
     view = session.dialect.read_job(response)
@@ -122,6 +122,17 @@ def catalog(session: Session, what: str) -> Steps[list[Any]]:
         return list(native_wire.decode_queues(response.body).queues)
     except msgspec.DecodeError as error:
         raise ProtocolError(f"the answer is not a list of {what}: {error}") from error
+
+
+def set_queue(session: Session, name: str, change: dict[str, Any] | str) -> Steps[native_wire.NativeQueue]:
+    """Put a whole setting, or `pause` or `resume`.  Errors: Forbidden for those who are no admin."""
+    dialect = _native(session, "queues")
+    request = dialect.set_queue(name, change)
+    response = yield from session.call(request)
+    try:
+        return native_wire.decode_queue(response.body)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"the answer is not a queue: {error}") from error
 
 
 def events(session: Session, job_id: str, *, after: int, tree: bool) -> Steps[None]:

@@ -183,9 +183,9 @@ class Session:
 
     # --- what a user is told ----------------------------------------------------------------------------------------
 
-    def command(self, verb: str, job_id: str) -> str:
-        """The command line that goes on with a job.  It names no secret: tokens come from MILEPOST_TOKEN or the cloud's entry."""
-        words = ["milepost", verb, job_id]
+    def command(self, verb: str, *job_ids: str) -> str:
+        """The command line that goes on with these jobs.  No secret is in it: tokens come from the environment or the cloud's entry."""
+        words = ["milepost", verb, *job_ids]
         if self.cloud is not None:
             words += ["--cloud", self.cloud]
         else:

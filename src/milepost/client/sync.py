@@ -432,3 +432,21 @@ class Client:
     def queues(self) -> builtins.list[NativeQueue]:
         """The server's queues.  Errors: Conflict when the wire has no such list."""
         return self._driver.run(calls.catalog(self._session, "queues"))
+
+    def set_queue(self, name: str, *, limit: int | None = None, paused: bool = False) -> NativeQueue:
+        """Set a queue's limit of concurrent jobs a process (None: the server's default) and its pause.  Errors: Forbidden."""
+        return self._driver.run(calls.set_queue(self._session, name, {"limit": limit, "paused": paused}))
+
+    def pause_queue(self, name: str) -> NativeQueue:
+        """Start no more jobs of a queue; running ones go on.  Errors: Forbidden."""
+        return self._driver.run(calls.set_queue(self._session, name, "pause"))
+
+    def resume_queue(self, name: str) -> NativeQueue:
+        """Start jobs of a paused queue again.  Errors: Forbidden."""
+        return self._driver.run(calls.set_queue(self._session, name, "resume"))
+
+    # --- words ------------------------------------------------------------------------------------------------------
+
+    def command(self, verb: str, *job_ids: str) -> str:
+        """The command line that goes on with these jobs here: `milepost wait ID --url …`.  Never a secret."""
+        return self._session.command(verb, *job_ids)

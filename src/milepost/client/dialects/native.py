@@ -73,6 +73,13 @@ class Native:
         """What the server has: `kinds` or `queues`."""
         return Request("GET", f"/{what}", ACCEPT)
 
+    def set_queue(self, name: str, change: dict[str, Any] | str) -> Request:
+        """Put a queue's whole setting (`limit`, `paused`), or `pause` or `resume` it."""
+        path = f"/queues/{quote(name, safe='')}"
+        if isinstance(change, str):
+            return Request("POST", f"{path}/{change}", JSON, b"{}")
+        return Request("PUT", path, JSON, wire.encode(change))
+
     def act(self, job_id: str, verb: str) -> Request:
         return Request("POST", f"{_path(job_id)}/{verb}", JSON, b"{}")
 
