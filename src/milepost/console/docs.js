@@ -76,12 +76,12 @@
         ? make("small", {}, ...prose(operation.description)) : null),
     ];
     if (operation.parameters.length)
-      parts.push(fold("Parameters", false, make("table", {}, make("tbody", {}, ...operation.parameters.map((one) => row(
+      parts.push(fold("Parameters", true, make("table", {}, make("tbody", {}, ...operation.parameters.map((one) => row(
         [make("code", {}, one.name), one.required ? make("span", { class: "must" }, "required") : ""],
         make("span", { class: "type" }, ...typeOf(one.schema), " · ", one.in),
         prose(one.description || "")))))));
     if (operation.requestBody)
-      parts.push(fold("Body", false, make("p", { class: "type" }, ...typeOf(operation.requestBody.content["application/json"].schema))));
+      parts.push(fold("Body", true, make("p", { class: "type" }, ...typeOf(operation.requestBody.content["application/json"].schema))));
     parts.push(fold("Answers", false, make("table", {}, make("tbody", {}, ...Object.entries(operation.responses).map(([code, answer]) => row(
       make("span", { class: "code " + (code < 400 ? "good" : "bad") }, code),
       prose(answer.description),
