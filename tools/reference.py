@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -396,55 +397,63 @@ def commands() -> list[Command]:
     found: list[Command] = []
 
     def walk(command: Any, name: str) -> None:
-        if hasattr(command, "commands"):
-            for sub in sorted(command.commands):
-                walk(command.commands[sub], f"{name} {sub}")
-        elif not command.hidden:
+        subs = getattr(command, "commands", {})
+        for sub in sorted(subs):
+            walk(subs[sub], f"{name} {sub}")
+        if (not subs or command.invoke_without_command) and not command.hidden and name != "milepost":
             options = [max(one.opts, key=len) for one in command.params if one.param_type_name == "option"]
             found.append(Command(name, command, [option for option in options if option != "--help"]))
 
     walk(typer.main.get_command(app), "milepost")
-    return found
+    return sorted(found)
+
+
+COMMON_IN = 6  # an option of so many commands, with the same meaning, is told once
 
 
 def command_line() -> str:
-    """A section for each command: what it does, its arguments and options."""
-    parts = []
-    for command in commands():
-        names = [one.make_metavar(_context(command)) for one in command.click.params if one.param_type_name == "argument"]
-        usage = " ".join([command.name, *names])
-        section = [
-            f"## `{command.name}`\n",
-            f"{_plain(command.click.help)}\n",
-            f"```text\n{usage}{' [OPTIONS]' if command.options else ''}\n```\n",
-        ]
-        rows = [_option(one) for one in command.click.params if one.param_type_name == "option" and "--help" not in one.opts]
-        if rows:
-            section.append(table(["option", "default", "meaning"], rows))
-        parts.append("\n".join(section))
+    """A section for each command: what it does, its arguments and options; before them the options that many have."""
+    every = commands()
+    rows = {command.name: [_option(one) for one in command.click.params if _is_option(one)] for command in every}
+    times = Counter(tuple(row) for command_rows in rows.values() for row in command_rows)
+    common = [list(row) for row, count in times.items() if count >= COMMON_IN]
+    parts = ["## Options that many commands have\n", table(["option", "default", "meaning"], common)]
+    for command in every:
+        arguments = [one for one in command.click.params if one.param_type_name == "argument" and not one.hidden]
+        usage = " ".join([command.name, *(_metavar(one) for one in arguments), *(["[OPTIONS]"] if command.options else [])])
+        parts += [f"## `{command.name}`\n", f"{_plain(command.click.help)}\n", f"```text\n{usage}\n```\n"]
+        if arguments:
+            parts.append(table(["argument", "meaning"], [[f"`{_metavar(one)}`", _plain(one.help)] for one in arguments]))
+        own = [row for row in rows[command.name] if row not in common]
+        if own:
+            parts.append(table(["option", "default", "meaning"], own))
+        shared = [row[0].partition(",")[0] for row in rows[command.name] if row in common]
+        if shared:
+            parts.append(f"And: {', '.join(shared)}\n")
     return "\n" + "\n".join(parts) + "\n"
 
 
-def _context(command: Command) -> Any:
-    import click
+def _is_option(parameter: Any) -> bool:
+    return parameter.param_type_name == "option" and "--help" not in parameter.opts and not parameter.hidden
 
-    return click.Context(command.click, info_name=command.name)
+
+def _metavar(argument: Any) -> str:
+    text = argument.metavar or argument.name.upper()
+    return text if argument.required or text.startswith("[") else f"[{text}]"
 
 
 def _option(option: Any) -> list[str]:
     names = ", ".join(f"`{name}`" for name in [*sorted(option.opts, key=len, reverse=True), *option.secondary_opts])
     default = option.default
-    shown = "-" if default is None or default in (False, (), []) or callable(default) else f"`{default}`"
+    shown = [] if default is None or default in (False, (), []) or callable(default) else [f"`{default}`"]
     if option.envvar:
-        shown += (
-            f", `{option.envvar}`" if isinstance(option.envvar, str) else ", " + ", ".join(f"`{one}`" for one in option.envvar)
-        )
-    return [names, shown, _plain(option.help)]
+        shown += [f"`{one}`" for one in ([option.envvar] if isinstance(option.envvar, str) else option.envvar)]
+    return [names, ", ".join(shown) or "-", _plain(option.help)]
 
 
 def _plain(text: str | None) -> str:
     """Help without Rich's markup and line breaks within paragraphs."""
-    paragraphs = re.sub(r"\[/?(bold|dim|italic|cyan|green|red|yellow)\]", "", text or "").split("\n\n")
+    paragraphs = re.sub(r"\[/?(?:bold|dim|italic|cyan|green|red|yellow)\]", "", text or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.replace("\b", "").split()) for paragraph in paragraphs).strip()
 
 
@@ -453,6 +462,18 @@ def exit_codes() -> dict[str, int]:
     from milepost.cli.exits import Exit
 
     return {one.name.lower(): int(one) for one in Exit}
+
+
+def exit_table() -> str:
+    """The exit codes with what their lines in the source say."""
+    from milepost.cli import exits
+
+    rows = [
+        [found[2], f"`{found[1].lower()}`", found[3]]
+        for line in inspect.getsource(exits.Exit).splitlines()
+        if (found := re.fullmatch(r"    (\w+) = (\d+)  # (.+)", line))
+    ]
+    return table(["code", "name", "meaning"], rows)
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -468,6 +489,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "kinds": kinds,
     "commands": command_line,
+    "exit-codes": exit_table,
 }
 
 
