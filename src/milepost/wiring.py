@@ -27,7 +27,7 @@ from milepost.engine.kinds import KINDS, Kinds
 from milepost.engine.node import Node
 from milepost.engine.service import Service
 from milepost.errors import InvalidInput, MilepostError, Unreachable
-from milepost.job import Job, ProjectId
+from milepost.job import FINAL, Job, ProjectId
 from milepost.server.app import App, create_app
 from milepost.server.identity import Identities
 from milepost.settings import Settings
@@ -75,8 +75,15 @@ def load_kinds(modules: Sequence[str] = ()) -> Kinds:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     for module in modules:
-        _load(module, lambda module=module: _import(module))  # type: ignore[misc]
+        _load(module, lambda module=module: _import(module))
     return KINDS
+
+
+def _keep_tasks(kinds: Kinds, keep_h: float) -> Kinds:
+    """Image tasks have a retention of their own, as in Glance."""
+    if "import" in kinds:
+        kinds.change("import", keep_s=dict.fromkeys(FINAL, keep_h * 3600))
+    return kinds
 
 
 def _load(name: str, load: Any) -> None:
@@ -126,6 +133,7 @@ class System:
             encode_callback=encode_callback,
             secret_of=self._secret_of,
             sweep=None if objects is None else self._sweep,
+            limits={"images": settings.image_concurrency},
         )
         self.objects = objects
         self.app: App = create_app(self.service, settings, clock, objects=objects, identities=self.identities)
@@ -151,13 +159,11 @@ class System:
 
 
 @asynccontextmanager
-async def running_system(
-    settings: Settings, *, kinds: Kinds | None = None, clock: Clock | None = None
-) -> AsyncIterator[System]:
+async def running_system(settings: Settings, *, kinds: Kinds | None = None, clock: Clock | None = None) -> AsyncIterator[System]:
     """A store, an engine and an application that run in this loop; no socket."""
     async with open_store(settings) as store:
         objects = _open_objects(settings)
-        kinds = load_kinds() if kinds is None else kinds
+        kinds = _keep_tasks(load_kinds() if kinds is None else kinds, settings.task_keep_h)
         system = System(store, settings, clock=clock or SystemClock(), kinds=kinds, objects=objects)
         await system.node.start()
         try:
@@ -217,6 +223,7 @@ async def running_server(
             await _answers(settings.host, port, serving)
             yield system, f"http://{host}:{port}"
         finally:
+            await system.node.stop()  # status is answered until the last running job has ended
             system.app.close()
             server.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait([serving], timeout=5.0)

@@ -32,10 +32,12 @@ class Claimer:
         clock: Clock,
         settings: Settings,
         worker: WorkerId,
+        limits: dict[str, int],
     ) -> None:
         self._store, self._dispatch, self._executor, self._kinds = store, dispatch, executor, kinds
         self._clock, self._settings, self._worker = clock, settings, worker
         self._queues: dict[str, Queue] = {}
+        self._limits = limits  # of queues that no operator has set
         self._sent: set[asyncio.Task[int]] = set()  # claims under way
         self._more: set[str] = set()  # queues that had more due jobs than slots
 
@@ -76,7 +78,7 @@ class Claimer:
             if queue is not None and queue.paused:
                 self._more.discard(name)
                 return taken
-            limit = self._settings.queue_limit if queue is None or queue.limit is None else queue.limit
+            limit = self._limits.get(name, self._settings.queue_limit) if queue is None or queue.limit is None else queue.limit
             free = min(limit - self._executor.in_queue.get(name, 0), CLAIM_MAX)
             if free <= 0:
                 self._more.add(name)

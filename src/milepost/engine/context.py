@@ -200,9 +200,9 @@ def results_of(job: Job, outcomes: list[SubOutcome]) -> list[Any]:
     first = bad[0].error.message if bad[0].error else bad[0].state
     text = f"{len(bad)} of {len(outcomes)} sub-jobs did not succeed; the first: {first}"
     if all(outcome.state is State.CANCELLED for outcome in bad):
-        raise JobCancelled(text, job_id=job.id)
+        raise JobCancelled(text, job_id=job.id, failed=bad)
     if len(bad) == len(outcomes):
-        raise JobFailed(text, job_id=job.id)
+        raise JobFailed(text, job_id=job.id, failed=bad)
     raise PartialFailure(text, succeeded=[o for o in outcomes if o.ok], failed=bad, job_id=job.id)
 
 

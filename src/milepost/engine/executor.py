@@ -142,6 +142,9 @@ class Executor:
                 outcome = await self._attempt(attempt)
             except asyncio.CancelledError:
                 outcome = self._outcome_of_cancel(attempt)
+            except StoreUnavailable as error:  # while the attempt was prepared: nothing of it ran
+                log.error("cannot begin an attempt; the job goes back to its queue", job_id=job.id, error=str(error))
+                outcome = Returned()
             attempt.finishing = True
             assert attempt.task is not None
             if attempt.task.cancelling():  # asked to stop just as the function ended: the request must not hit the write

@@ -69,6 +69,10 @@ class Kinds:
             raise ValueError(f"kind {kind.name!r} is registered twice: {_place(old.function)} and {_place(kind.function)}")
         self._kinds[kind.name] = kind
 
+    def change(self, name: str, **fields: Any) -> None:
+        """The kind has these fields from now on.  Errors: UnknownKind."""
+        self._kinds[name] = msgspec.structs.replace(self.get(name), **fields)
+
     def get(self, name: str) -> Kind:
         """Errors: UnknownKind, naming those that exist."""
         try:

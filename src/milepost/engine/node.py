@@ -25,7 +25,7 @@ from milepost.engine.scheduler import Scheduler
 from milepost.engine.service import Service
 from milepost.engine.stats import EngineStats
 from milepost.errors import NotFound, StoreUnavailable
-from milepost.job import FINAL, Job, JobId, ProjectId, WorkerId
+from milepost.job import FINAL, Claim, Job, JobId, ProjectId, Returned, State, WorkerId
 from milepost.settings import Settings
 from milepost.store import Delivery, Renewal, Store
 
@@ -49,6 +49,7 @@ class Node:
         encode_callback: Callable[[Delivery, Job], bytes],
         secret_of: Callable[[ProjectId], Awaitable[str]],
         sweep: Callable[[], Awaitable[None]] | None = None,
+        limits: dict[str, int] | None = None,
     ) -> None:
         self.worker = WorkerId(f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         self.stats = EngineStats()
@@ -57,7 +58,7 @@ class Node:
         self.executor = Executor(
             store, service, clock, settings, self.stats, scratch=scratch, objects=objects, on_free=self._on_free
         )
-        self.claimer = Claimer(store, dispatch, self.executor, service.kinds, clock, settings, self.worker)
+        self.claimer = Claimer(store, dispatch, self.executor, service.kinds, clock, settings, self.worker, limits or {})
         self.heartbeat = Heartbeat(
             store,
             clock,
@@ -75,6 +76,8 @@ class Node:
         )
         self._loops: list[asyncio.Task[None]] = []
         self._claiming: asyncio.Task[None] | None = None
+        self._suspects: frozenset[JobId] = frozenset()
+        self._returning: asyncio.Future[None] | None = None
         self.failed: BaseException | None = None
         self.running = self.stopping = False
 
@@ -84,6 +87,21 @@ class Node:
     def _on_renewal(self, renewal: Renewal, asked: frozenset[JobId]) -> None:
         self.executor.lose(asked - renewal.owned)
         self.executor.cancel(renewal.cancel, "cancelled on request")
+        # A job that is ours in the store and that nothing here runs would stay running for ever: the heartbeat keeps its lease.
+        # Two renewals in a row tell it from one whose claim is just on its way.
+        suspects = renewal.owned - self.executor.attempts.keys()
+        stranded, self._suspects = suspects & self._suspects, suspects
+        if stranded:
+            self._returning = asyncio.ensure_future(self._return(stranded))
+
+    async def _return(self, stranded: frozenset[JobId]) -> None:
+        for job_id in stranded - self.executor.attempts.keys():
+            job = await self._store.get_job(job_id)
+            if isinstance(job, Job) and job.state is State.RUNNING and job.lease_by == self.worker:
+                log.error("a claimed job was not running here; it goes back to its queue", job_id=job_id)
+                claim = Claim(job_id, job.fence, self.worker)
+                await self._store.finish_job(claim, Returned(), now_us=self._clock.now_us())
+                self._dispatch.announce(job.queue)
 
     async def start(self) -> None:
         """Leased, rescued what a dead predecessor left, and claiming."""
@@ -124,7 +142,9 @@ class Node:
                     log.error("cannot read cancels; the next heartbeat will", error=str(error))
 
     async def stop(self) -> None:
-        """No new claims; running jobs get `stop_grace_s`; what is left goes back to its queue."""
+        """No new claims; running jobs get `stop_grace_s`; what is left goes back to its queue.  A second call does nothing."""
+        if self.stopping:
+            return
         self.stopping, self.running = True, False
         if self._claiming is not None:
             self._claiming.cancel()

@@ -1,18 +1,17 @@
-"""What a facade, a command or a kind may do with jobs: submit, read, cancel, release, retry, wait.
+"""What a facade, a command or a kind may do with jobs: submit, read, cancel, release, retry.
 
 One object with the rules that every wire shares, so that no facade has its own idea of them.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from milepost.dispatch import Dispatch
 from milepost.engine.kinds import Kind, Kinds
 from milepost.errors import Conflict, Expired, InvalidInput, LimitExceeded
-from milepost.job import FINAL, PRIORITY_FIRST, PRIORITY_LAST, Event, Job, JobId, ProjectId, State, Submission, Tombstone
+from milepost.job import FINAL, PRIORITY_FIRST, PRIORITY_LAST, Job, JobId, ProjectId, State, Submission, Tombstone
 from milepost.store import Added, JobQuery, Store
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ class Service:
 
     def __init__(self, store: Store, dispatch: Dispatch, kinds: Kinds, clock: Clock, settings: Settings) -> None:
         self.store, self.dispatch, self.kinds, self.clock, self.settings = store, dispatch, kinds, clock, settings
-        self._waiters: dict[JobId, set[asyncio.Future[None]]] = {}
-        self._unsubscribe: Any = None
 
     # --- submit ----------------------------------------------------------------------------------------------------
 
@@ -125,52 +122,6 @@ class Service:
 
     async def list(self, query: JobQuery) -> list[Job]:
         return await self.store.list_jobs(query)
-
-    async def wait_change(self, job_id: JobId, *, timeout_s: float) -> bool:
-        """Return when the job has a new event, True, or after timeout_s, False.  Read the job again after it."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(job_id, set()).add(future)
-        if self._unsubscribe is None:
-            self._unsubscribe = self.store.subscribe(self._wake)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await future
-            return True
-        except TimeoutError:
-            return False
-        finally:
-            waiting = self._waiters.get(job_id)
-            if waiting is not None:
-                waiting.discard(future)
-                if not waiting:
-                    del self._waiters[job_id]
-            if not self._waiters and self._unsubscribe is not None:
-                self._unsubscribe()
-                self._unsubscribe = None
-
-    def _wake(self, events: Sequence[Event]) -> None:
-        for event in events:
-            for future in self._waiters.get(event.job_id, ()):
-                if not future.done():
-                    future.set_result(None)
-
-    async def wait_final(self, job_id: JobId, *, project: ProjectId | None = None, timeout_s: float) -> Job:
-        """The job as it is when it became final, or as it is after timeout_s."""
-        end_s = self.clock.monotonic_s() + timeout_s
-        job = await self.get(job_id, project=project)
-        while job.state not in FINAL:
-            left_s = end_s - self.clock.monotonic_s()
-            if left_s <= 0:
-                break
-            changed = asyncio.ensure_future(self.wait_change(job_id, timeout_s=left_s))
-            await asyncio.sleep(0)  # the waiter is registered before the read, so no change falls between
-            job = await self.get(job_id, project=project)
-            if job.state in FINAL:
-                changed.cancel()
-                break
-            await changed
-            job = await self.get(job_id, project=project)
-        return job
 
     # --- operators -------------------------------------------------------------------------------------------------
 

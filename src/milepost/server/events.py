@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from milepost.clock import Clock
 from milepost.errors import MilepostError, StoreUnavailable
 from milepost.job import FINAL, Event, Job, JobId, ProjectId
 from milepost.server.auth import authenticate
@@ -110,16 +109,12 @@ def project_key(project: ProjectId) -> str:
 
 
 async def wait_job(
-    hub: Hub,
-    clock: Clock,
-    key: str,
-    read: Callable[[], Awaitable[Job]],
-    enough: Callable[[Job], Awaitable[bool]],
-    timeout_s: float,
+    call: Call, key: str, read: Callable[[], Awaitable[Job]], enough: Callable[[Job], Awaitable[bool]], timeout_s: float
 ) -> Job:
-    """The job as soon as it is `enough`, or as it is after timeout_s."""
+    """The job as soon as it is `enough`, or as it is after timeout_s, or when the client went away."""
+    clock = call.state.clock
     end_s = clock.monotonic_s() + timeout_s
-    with hub.watch(key) as watch:
+    with call.state.slots, call.state.hub.watch(key) as watch, _closed_when_gone(call, watch):
         while True:
             job = await read()
             left_s = end_s - clock.monotonic_s()
@@ -244,11 +239,8 @@ async def stream(call: Call, feed: Feed, after_id: int, *, resumed: bool) -> Rep
         if resumed and feed.ended and not events:
             return Reply(204)
         await _start(call, after_id)
-        gone = asyncio.ensure_future(_close_when_gone(call, watch))
-        try:
+        with _closed_when_gone(call, watch):
             await _pump(call, feed, watch, events, cursor)
-        finally:
-            gone.cancel()
     return None
 
 
@@ -297,6 +289,15 @@ async def _read(feed: Feed, cursor: int) -> tuple[list[Event], int]:
 
 async def _send(call: Call, body: bytes) -> None:
     await call.send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+@contextlib.contextmanager
+def _closed_when_gone(call: Call, watch: Watch) -> Iterator[None]:
+    task = asyncio.ensure_future(_close_when_gone(call, watch))
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 async def _close_when_gone(call: Call, watch: Watch) -> None:

@@ -120,6 +120,8 @@ def submission_of(call: Call, request: JobRequest, key: str | None, body: bytes,
         submission.input = bytes(request.input)
     submission.project = identity.project
     submission.origin = {"request_id": call.request_id, "user_id": identity.user_id}
+    if not identity.is_admin:
+        submission.origin["role"] = "member"  # for kinds that allow admins more
     submission.labels, submission.held, submission.callback = request.labels, request.held, request.callback
     if key is not None:
         submission.idempotency_key = key
@@ -213,8 +215,7 @@ async def _wait(call: Call, job: Job, project: ProjectId | None, seen: bytes | N
         return not etag_matches(seen, etag_of(now, by_state))
 
     key = events.tree_key(job.root_id) if seen is not None and job.sub_total else job.id
-    with state.slots:
-        return await events.wait_job(state.hub, state.clock, key, read, enough, wait_s)
+    return await events.wait_job(call, key, read, enough, wait_s)
 
 
 # --- list ----------------------------------------------------------------------------------------------------------

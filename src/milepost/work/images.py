@@ -48,7 +48,7 @@ from milepost.errors import Conflict, NotFound, PermanentError, RetryableError
 from milepost.image import DISK_FORMATS, IMAGE, Image, ImageStatus, Visibility, decode_image, encode_image
 from milepost.process import Limits
 from milepost.store import Resource
-from milepost.work.convert import TARGETS, convert_image, needs_conversion
+from milepost.work.convert import TARGETS, check_image, convert_image, needs_conversion
 from milepost.work.fetch import NO_SPACE_DELAY_S, FetchLimits, fetch
 from milepost.work.inspection import FORMATS, Inspected, inspect_image
 from milepost.work.threads import Stop, in_thread
@@ -218,6 +218,9 @@ class Import:
         except NotFound:
             pass
         asked, now_us = self.spec.properties(), self.job.now_us()
+        gives_away = asked.visibility is Visibility.PUBLIC or asked.owner not in (None, self.job.project)
+        if gives_away and self.job.job.origin.get("role") == "member":
+            raise PermanentError("forbidden", "only an admin may import an image that is public or another project's")
         image = Image(
             id=self.image_id,
             name=asked.name,
@@ -289,6 +292,8 @@ class Import:
             ),
             stop=stop,
         )
+        limits = Limits(memory_bytes=settings.convert_memory_bytes, cpu_s=settings.convert_cpu_s)
+        await check_image(self.source, found, limits=limits)
         if not needs_conversion(found.format, wanted):
             return self.source, found
         for left in job.scratch.glob("converted.*"):
@@ -299,7 +304,7 @@ class Import:
             partial,
             found,
             wanted,
-            limits=Limits(memory_bytes=settings.convert_memory_bytes, cpu_s=settings.convert_cpu_s),
+            limits=limits,
             bytes_max=settings.image_bytes_max,
             on_progress=lambda done, total: job.progress(done, total, f"converting to {wanted}", unit="bytes"),
         )

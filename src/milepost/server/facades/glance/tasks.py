@@ -57,7 +57,8 @@ async def create_task(call: Call) -> Response:
         asked.type,
         input=asked.input,
         project=call.identity.project,
-        origin={"request_id": call.request_id, "user_id": call.identity.user_id},
+        origin={"request_id": call.request_id, "user_id": call.identity.user_id}
+        | ({} if call.identity.is_admin else {"role": "member"}),
         idempotency_key=key,
         body_hash=hashlib.sha256(body).hexdigest() if key is not None else None,
     )
