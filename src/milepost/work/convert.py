@@ -5,9 +5,10 @@ Rules
    content.
 2. It runs with limits of memory, processor time and file size, in a process group of its own, without this server's environment,
    and dies with whoever started it.
-3. The result is inspected like a file from outside before anybody sees it.
+3. A qcow2 or vmdk is checked before (`qemu-img check`): where one is cut off, qemu-img reads zeros and reports no error.
+4. The result is inspected like a file from outside before anybody sees it.
 
-Errors: PermanentError: qemu_img_missing, conversion_failed, converted_too_large.  RetryableError: no_space.
+Errors: PermanentError: qemu_img_missing, image_damaged, conversion_failed, converted_too_large.  RetryableError: no_space.
 """
 
 from __future__ import annotations
@@ -30,12 +31,40 @@ OPTIONS = {"vhd": ("-o", "subformat=dynamic,force_size=on"), "vmdk": ("-o", "sub
 
 OVERHEAD_BYTES = 64 << 20  # of any format's own tables, beside an eighth of the virtual size
 
+CHECKED = ("qcow2", "vmdk")
+LEAKS_ONLY, NOT_SUPPORTED = 3, 63  # exit codes of qemu-img check that are no damage
+
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 
 
 def needs_conversion(found: str, wanted: str) -> bool:
     """Whether the bytes must change: those of an iso are raw already."""
     return QEMU_NAMES[found] != QEMU_NAMES[wanted]
+
+
+async def check_image(source: Path, image: Inspected, *, limits: Limits) -> None:
+    """The image's own tables are whole.  Without qemu-img nothing is checked: storing an image as it is does not need it.
+
+    Errors: PermanentError with image_damaged.
+    """
+    if image.format not in CHECKED:
+        return
+    command = ["qemu-img", "check", "-f", QEMU_NAMES[image.format], str(source)]
+    try:
+        ended = await run_process(command, limits=_limits(limits, 0), cwd=source.parent)
+    except ProgramMissing:
+        return
+    if ended.code not in (0, LEAKS_ONLY, NOT_SUPPORTED):
+        said = " ".join(ended.stderr.decode("utf-8", "replace").split())[:300] or ended.describe()
+        raise PermanentError(
+            "image_damaged", f"The {image.format} image is damaged or incomplete: {said}", {"format": image.format}
+        )
+
+
+def _limits(limits: Limits, file_bytes: int) -> Limits:
+    return Limits(
+        memory_bytes=limits.memory_bytes, cpu_s=limits.cpu_s, wall_s=limits.wall_s, file_bytes=file_bytes, open_files=64
+    )
 
 
 async def convert_image(
@@ -60,9 +89,7 @@ async def convert_image(
     try:
         ended = await run_process(
             [*command, str(source), str(target)],
-            limits=Limits(
-                memory_bytes=limits.memory_bytes, cpu_s=limits.cpu_s, file_bytes=room, wall_s=limits.wall_s, open_files=64
-            ),
+            limits=_limits(limits, room),
             cwd=target.parent,
             on_output=read_percent,
         )
@@ -115,4 +142,4 @@ def _failure(ended: Ended, found: str, wanted: str, room: int) -> Exception:
     )
 
 
-__all__ = ["TARGETS", "convert_image", "needs_conversion"]
+__all__ = ["TARGETS", "check_image", "convert_image", "needs_conversion"]

@@ -55,6 +55,8 @@ def inspect_image(path: Path, declared: str, *, virtual_bytes_max: int, stop: St
         _check_safety(inspector, found)
     virtual_size = _virtual_size(inspector, found, size, footer)
     _check_parents(inspector, found, path, footer)
+    if found == "vdi" and inspector is not None:
+        _check_vdi_blocks(inspector.region("header").data, size)
     if virtual_size > virtual_bytes_max:
         raise PermanentError(
             "virtual_size_too_large",
@@ -191,6 +193,14 @@ def _vdi_parent(header: bytes) -> str | None:
     """Source: qemu block/vdi.c: image types 1 dynamic, 2 static, 3 undo, 4 difference."""
     (image_type,) = struct.unpack("<I", bytes(header[0x4C:0x50]))
     return None if image_type in (1, 2) else f"its image type is {image_type}, neither dynamic (1) nor static (2)"
+
+
+def _check_vdi_blocks(header: bytes, size: int) -> None:
+    """A vdi that was cut off: qemu-img would read zeros there.  Source: qemu block/vdi.c, VdiHeader."""
+    (data_start,) = struct.unpack("<I", bytes(header[0x158:0x15C]))
+    block_bytes, _, _, allocated = struct.unpack("<IIII", bytes(header[0x178:0x188]))
+    if data_start + allocated * block_bytes > size:
+        raise _damaged("vdi", f"its {allocated} blocks of {block_bytes} bytes do not fit into {size} bytes")
 
 
 _FILE_PARAMETERS = "CAA16737-FA36-4D43-B3B6-33F0AA44E76B"
