@@ -61,9 +61,7 @@ def _show_kind(place: Place, kind: NativeKind) -> None:
         show.json(msgspec.to_builtins(kind))
         return
     show.out.print(
-        Text.assemble(
-            (kind.name, "bold"), (f"  queue {kind.queue}, priority {kind.priority}, at most {kind.attempts} attempts", "dim")
-        )
+        Text.assemble((kind.name, "bold"), (f"  queue {kind.queue}, priority {kind.priority}, attempts {kind.attempts}", "dim"))
     )
     if kind.timeout_s is not None:
         show.out.print(Text(f"an attempt runs for at most {duration(kind.timeout_s)}", style="dim"))

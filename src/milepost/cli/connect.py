@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import logging
 import os
 import sys
 import typing
@@ -75,6 +76,7 @@ def connected(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def command(**given: Any) -> None:
         show = Show(as_json=given.pop("json"))
+        _tell_troubles(show)
         place = Place(show, **{name: given.pop(name) for name in Place.names})
         try:
             end(show, function, place, **given)
@@ -92,6 +94,24 @@ def connected(function: Callable[..., Any]) -> Callable[..., Any]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command
+
+
+class _Troubles(logging.Handler):
+    """What the client survives, told beside the result."""
+
+    def __init__(self, show: Show) -> None:
+        super().__init__(logging.INFO)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show.note(record.getMessage(), style="yellow")
+
+
+def _tell_troubles(show: Show) -> None:
+    logger = logging.getLogger("milepost.client")
+    logger.handlers[:] = [_Troubles(show)]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def end(show: Show, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:

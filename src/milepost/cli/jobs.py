@@ -168,7 +168,7 @@ def list_(
         for job in jobs:
             show.json(job_json(job.view, job.handle))
         return Exit.DONE
-    rows = (_row(job.view) for job in jobs)
+    rows = (_row(job.view, glyph=show.out.is_terminal) for job in jobs)
     if not show.out.is_terminal:
         show.table((), rows)
         return Exit.DONE
@@ -181,7 +181,7 @@ def list_(
     return Exit.DONE
 
 
-def _row(view: JobView) -> list[Any]:
+def _row(view: JobView, *, glyph: bool) -> list[Any]:
     took = ran_s(view) if view.started_us is not None else None
     what = ""
     if view.error is not None:
@@ -192,7 +192,7 @@ def _row(view: JobView) -> list[Any]:
         what = "  ".join(part for part in (percent(view.progress), view.progress.note) if part)
     return [
         Text(view.id),
-        state_text(view),
+        state_text(view) if glyph else Text(str(view.state)),
         Text(view.kind),
         Text(age(view.created_us)),
         Text("" if took is None else duration(took)),

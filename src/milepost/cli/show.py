@@ -197,15 +197,25 @@ def counts_text(counts: dict[str, int]) -> str:
 def plain_line(view: JobView) -> str:
     """One line about where a job is, for pipes and logs."""
     parts = [view.id, str(view.state)]
-    if view.sub_counts and any(view.sub_counts.values()):
+    if any(view.sub_counts.values()):
         parts.append(counts_text(view.sub_counts))
-    elif view.progress is not None and (view.progress.total or view.progress.done):
-        parts.append(" ".join(part for part in (percent(view.progress), amount(view.progress)) if part))
-    if view.error is not None and view.state in (State.FAILED, State.CANCELLED):
-        parts.append(view.error.message)
-    elif view.progress is not None and view.progress.note:
-        parts.append(view.progress.note)
-    return "  ".join(parts)
+    if view.done:
+        if view.error is not None and view.state is not State.SUCCEEDED:
+            parts.append(view.error.message)
+        elif view.result is not None:
+            parts.append(shortened(json.dumps(view.result, ensure_ascii=False)))
+    elif view.progress is not None:
+        parts += [
+            percent(view.progress),
+            amount(view.progress) if view.progress.total or view.progress.done else "",
+            view.progress.note,
+        ]
+    return "  ".join(part for part in parts if part)
+
+
+def shortened(text: str, chars: int = 500) -> str:
+    """At most so many characters."""
+    return text if len(text) <= chars else text[: chars - 1] + "…"
 
 
 def tree(view: JobView, *, lines: int = 40, spin: Spinner | None = None) -> RenderableType:
@@ -213,8 +223,10 @@ def tree(view: JobView, *, lines: int = 40, spin: Spinner | None = None) -> Rend
     room = [max(lines - 2, 4)]
     root = Tree(_row(view, spin, root=True), guide_style="dim")
     _grow(root, view.sub_jobs, room, spin)
-    if view.done or view.error is None:
+    if view.error is None or view.state is State.SUCCEEDED:
         return root
+    if view.done:
+        return Group(root, Text(f"  {view.error.message}", style=LOOK[view.state][1]))
     return Group(root, Text(f"  last attempt: {view.error.message}", style="yellow"))
 
 
@@ -253,7 +265,9 @@ def _row(view: JobView, spin: Spinner | None, *, root: bool = False) -> Renderab
         cells += [_bar(progress.done, progress.total, style), Text(f"{percent(progress):>5}  {amount(progress)}")]
     elif progress is not None and progress.done and not view.done:
         cells.append(Text(amount(progress)))
-    cells.append(_remark(view))
+    cells.append(_remark(view, reason=not root))
+    for _ in cells[len(row.columns) :]:
+        row.add_column(no_wrap=True, overflow="ellipsis")
     row.add_row(*cells)
     return row
 
@@ -262,13 +276,13 @@ def _bar(done: int, total: int, style: str) -> ProgressBar:
     return ProgressBar(total, min(done, total), width=BAR_CHARS, complete_style=style, finished_style=style, style="bar.back")
 
 
-def _remark(view: JobView) -> Text:
+def _remark(view: JobView, *, reason: bool) -> Text:
     took = ran_s(view)
     if view.done:
         text = Text(str(view.state), style=LOOK[view.state][1])
         if took is not None:
             text.append(f" after {duration(took)}", style="dim")
-        if view.error is not None and view.state is not State.SUCCEEDED:
+        if reason and view.error is not None and view.state is not State.SUCCEEDED:
             text.append(f"  {view.error.message}", style=LOOK[view.state][1])
         return text
     note = view.progress.note if view.progress is not None else ""

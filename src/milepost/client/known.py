@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -19,6 +20,8 @@ from milepost.client.session import Reply, Session
 from milepost.errors import MilepostError, ProtocolError
 from milepost.job import State
 from milepost.wire import JobView, Response
+
+log = logging.getLogger("milepost.client")
 
 UNREADABLE_MAX = 3  # answers in a row that are none of the API's, before the wait gives up
 WORDS = frozenset({*State, "pending", "processing", "success", "failure"})
@@ -113,6 +116,8 @@ def _failed(session: Session, known: Known, reply: Reply, cadence: Cadence, now_
     status = reply.status if isinstance(reply, Response) else 0
     error = session.dialect.read_error(reply, known.id) if isinstance(reply, Response) else reply
     known.stats.last_error = error.message
+    if known.in_a_row == 1 and error.retryable:
+        log.info("job %s: %s; asking on", known.id, error.message)
     if status == 404 and _is_fresh(session, known, now_s):
         return cadence.after_failure(known.in_a_row, session.random)
     if not error.retryable:

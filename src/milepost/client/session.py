@@ -114,6 +114,8 @@ class Session:
                 error.elapsed_s = elapsed_s
                 error.fields["tries"] = failures
                 raise error
+            if failures == 1:
+                log.info("%s; trying again for %.0f s", error.message, self.patience_s)
             yield Sleep(delay_s)
 
     def judge(self, reply: Reply, failures: int, job_id: str | None) -> tuple[MilepostError, float]:
@@ -184,7 +186,7 @@ class Session:
     # --- what a user is told ----------------------------------------------------------------------------------------
 
     def command(self, verb: str, *job_ids: str) -> str:
-        """The command line that goes on with these jobs.  No secret is in it: tokens come from the environment or the cloud's entry."""
+        """The command line that goes on with these jobs.  No secret is in it: those come from the environment or the cloud."""
         words = ["milepost", verb, *job_ids]
         if self.cloud is not None:
             words += ["--cloud", self.cloud]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +43,36 @@ T = TypeVar("T")
 THREADS = 8  # requests that one Gather puts at the same time
 
 
+class _Hand:
+    """A thread that does what may block for long, so that Ctrl-C reaches the caller at once.
+
+    The HTTP driver blocks outside of Python, where no signal is seen; waiting for a thread is interrupted.  An interrupted
+    hand is left to end alone: a daemon, it keeps nobody from leaving.
+    """
+
+    def __init__(self) -> None:
+        self._errands: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="milepost-client", daemon=True).start()
+
+    def do(self, errand: Callable[[], Any]) -> Any:
+        self._errands.put(errand)
+        value, error = self._answers.get()
+        if error is not None:
+            raise error
+        return value
+
+    def stop(self) -> None:
+        self._errands.put(None)
+
+    def _run(self) -> None:
+        while (errand := self._errands.get()) is not None:
+            try:
+                self._answers.put((errand(), None))
+            except BaseException as error:  # handed to the caller
+                self._answers.put((None, error))
+
+
 class _Streams:
     """The one stream that a conversation has open."""
 
@@ -76,6 +108,7 @@ class Driver:
     def __init__(self, transport: Transport, sleep: Callable[[float], None]) -> None:
         self._transport, self._sleep = transport, sleep
         self._threads: ThreadPoolExecutor | None = None
+        self._hand: _Hand | None = None
 
     def run(self, steps: Steps[T], emit: Callable[[Any], None] | None = None) -> T:
         """The conversation's own result; what it emits goes to `emit`."""
@@ -89,7 +122,7 @@ class Driver:
                     return result
                 reply = None
                 if not isinstance(step, Emit):
-                    reply = self._do(step, streams)
+                    reply = self._interruptible(step, streams)
                 elif emit is not None:
                     emit(step.value)
 
@@ -106,7 +139,19 @@ class Driver:
                 if isinstance(step, Emit):
                     yield step.value
                 else:
-                    reply = self._do(step, streams)
+                    reply = self._interruptible(step, streams)
+
+    def _interruptible(self, step: Ask | Gather | Sleep | Open | Read, streams: _Streams) -> Any:
+        if isinstance(step, Sleep) or threading.current_thread() is not threading.main_thread():
+            return self._do(step, streams)  # signals are handled in the main thread only
+        hand, self._hand = self._hand or _Hand(), None
+        try:
+            reply = hand.do(lambda: self._do(step, streams))
+        except Exception:
+            self._hand = hand
+            raise
+        self._hand = hand
+        return reply
 
     def _do(self, step: Ask | Gather | Sleep | Open | Read, streams: _Streams) -> Any:
         if isinstance(step, Ask):
@@ -131,6 +176,8 @@ class Driver:
     def close(self) -> None:
         if self._threads is not None:
             self._threads.shutdown(wait=True)
+        if self._hand is not None:
+            self._hand.stop()
         self._transport.close()
 
 

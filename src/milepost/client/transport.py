@@ -60,7 +60,7 @@ class Transport:
         ask = opening.ask
         try:
             http = _configure(SyncClientBuilder(), *self._tls).read_timeout(_seconds(opening.silence_s)).build()
-            request = _build(http, ask).timeout(_seconds(ask.timeout_s)).build_streamed()
+            request = _build_stream(http, ask)
             with http, request as answer:
                 yield _Parts(answer, ask)
         except (PyreqwestError, ValueError) as error:
@@ -93,7 +93,7 @@ class AsyncTransport:
         ask = opening.ask
         try:
             http = _configure(ClientBuilder(), *self._tls).read_timeout(_seconds(opening.silence_s)).build()
-            request = _build(http, ask).timeout(_seconds(ask.timeout_s)).build_streamed()
+            request = _build_stream(http, ask)
             async with http, request as answer:
                 yield _AsyncParts(answer, ask)
         except (PyreqwestError, ValueError) as error:
@@ -144,6 +144,11 @@ def _build(http: Any, ask: Ask) -> Any:
     for name, value in ask.request.headers.items():
         builder = builder.header(name, value, is_sensitive=name.lower() in ("authorization", "x-auth-token"))
     return builder if ask.request.body is None else builder.body_bytes(ask.request.body)
+
+
+def _build_stream(http: Any, ask: Ask) -> Any:
+    """Without a read buffer: with one, the first part comes only when the buffer is full or the stream has ended."""
+    return _build(http, ask).timeout(_seconds(ask.timeout_s)).streamed_read_buffer_limit(0).build_streamed()
 
 
 def _response(answer: Any, body: bytes) -> Response:
