@@ -155,6 +155,7 @@ class SqliteStore(SqliteRecords):
             self._write, in_memory=self.in_memory, insert_job=SQL.add_job, insert_event=SQL.add_event, stats=self.stats
         )
         self._writer.next_event_id = self._read.execute(SQL.last_event_id).fetchone()[0] + 1
+        self._writer.read_events = self._events_after
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="milepost-read")
 
     async def close(self) -> None:
@@ -282,6 +283,9 @@ class SqliteStore(SqliteRecords):
             sql, params = SQL.list_project_events, (project, after_id, limit)
         rows = await self._read_thread(lambda connection: connection.execute(sql, params).fetchall())
         return [event_from_row(row) for row in rows]
+
+    def _events_after(self, after_id: int, count: int) -> list[Event]:
+        return [event_from_row(row) for row in self._read.execute(SQL.list_project_events, (None, after_id, count))]
 
     async def last_event_id(self) -> int:
         return int(self._read.execute(SQL.last_event_id).fetchone()[0])
@@ -571,12 +575,16 @@ def _suspend(
         sub = new_job(submission, new_job_id(), now_us)
         sub.project, sub.priority = ProjectId(project), priority
         sub.parent_id, sub.root_id, sub.position = claim.job_id, JobId(root_id), position
-        tx.execute(SQL.add_job, job_params(sub, submission))
-        _emit(tx, (sub.id, root_id, project), 1, EventType.SUBMITTED, sub.state, now_us, None)
-        if sub.labels:
-            _add_labels(tx, sub)
+        _add_sub_job(tx, sub, submission)
     if not sub_jobs:
         _settle(tx, claim.job_id, root_id, now_us)
+
+
+def _add_sub_job(tx: Transaction, sub: Job, submission: Submission) -> None:
+    tx.execute(SQL.add_job, job_params(sub, submission))
+    _emit(tx, (sub.id, sub.root_id, sub.project), 1, EventType.SUBMITTED, sub.state, sub.created_us, None)
+    if sub.labels:
+        _add_labels(tx, sub)
 
 
 def _find(tx: Transaction, job_id: JobId, project: ProjectId | None) -> Job:

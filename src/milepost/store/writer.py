@@ -88,6 +88,7 @@ class Writer:
             self._thread.start()
         self.listeners: list[Listener] = []
         self.next_event_id = 1
+        self.read_events: Callable[[int, int], list[Event]] = lambda _after_id, _count: []
         self.on_ready: Callable[[str], None] = lambda _queue: None
 
     # --- callers ---------------------------------------------------------------------------------------------------
@@ -268,7 +269,10 @@ class Writer:
             if took_s <= bound:
                 stats.commit_seconds[bound] = stats.commit_seconds.get(bound, 0) + 1
                 break
-        self.next_event_id = self._tx.next_event_id
+        first_id, self.next_event_id = self.next_event_id, self._tx.next_event_id
+        if self.listeners and not self._tx.watched and self.next_event_id > first_id:
+            # Somebody subscribed while this batch was on its way to the disk: its events were not kept, but they are news.
+            self._tx.events = self.read_events(first_id - 1, self.next_event_id - first_id)
         for future, result, error in done:
             if not future.done():  # a caller that was cancelled does not wait any more
                 if error is None:
