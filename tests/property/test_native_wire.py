@@ -148,7 +148,7 @@ def test_a_token_comes_back_as_it_went_out(
     roles: frozenset[str],
 ) -> None:
     text = keystone.token_bytes(
-        user=user, methods=methods, audit_id="a", issued_us=issued_us, expires_us=expires_us, project=project, role_names=roles
+        user=user, methods=methods, audit_ids=["a"], issued_us=issued_us, expires_us=expires_us, project=project, role_names=roles
     )
     token = keystone.decode_token(text).token
     assert (token.user, token.project, token.methods) == (user, project, methods)

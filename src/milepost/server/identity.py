@@ -4,7 +4,7 @@ Rules
 1. A secret is returned once, by the call that made it; the store has its SHA-256 (tokens) or argon2 hash (passwords).
    Access keys are the exception: a signature can only be verified with the secret itself.
 2. A user has a role in a project by a grant; a token carries the roles its user had in its project when it was issued.
-3. Disabling a user or a project revokes its tokens in the same call.
+3. Disabling a user or a project revokes its tokens in the same call; revoking a key, those that were asked for with it.
 4. A wrong name and a wrong password cost the same time and give the same error.
 """
 
@@ -189,9 +189,12 @@ class Identities:
         methods: Sequence[str] = ("password",),
         life_s: float | None = None,
         name: str = "",
-        expires_us_max: int | None = None,
+        parent: Token | None = None,
     ) -> Issued:
-        """A new token of this user, in this project or in none.  Errors: Forbidden when the user has no role there."""
+        """A new token of this user, in this project or in none; it does not outlive the token it was asked for with (`parent`).
+
+        Errors: Forbidden when the user has no role there.
+        """
         roles: tuple[str, ...] = ()
         if project is not None:
             roles = await self.roles_in(user.id, project.id)
@@ -202,8 +205,10 @@ class Identities:
                 )
         now_us = self._clock.now_us()
         expires_us = now_us + int((self._settings.token_s if life_s is None else life_s) * 1e6)
-        if expires_us_max is not None:
-            expires_us = min(expires_us, expires_us_max)
+        audit_id = secrets.token_urlsafe(16)
+        if parent is not None:
+            expires_us = min(expires_us, parent.expires_us)
+            audit_id = f"{audit_id}.{first_audit_id(parent)}"
         secret = ("mpk_" if name else "mpt_") + secrets.token_urlsafe(32)
         token = Token(
             digest=digest_of(secret),
@@ -211,7 +216,7 @@ class Identities:
             project=None if project is None else project.id,
             roles=roles,
             methods=tuple(methods),
-            audit_id=secrets.token_urlsafe(16),
+            audit_id=audit_id,
             issued_us=now_us,
             expires_us=expires_us,
             name=name,
@@ -252,12 +257,19 @@ class Identities:
         return Identity(token.project, token.user_id, name, frozenset(token.roles), token.digest)
 
     async def revoke(self, secret: str) -> bool:
-        """The token is refused from now on; False when there was none."""
-        return await self._store.revoke_token(digest_of(secret))
+        """The token is refused from now on, and with a key the tokens that were asked for with it; False when there was none."""
+        return await self.revoke_digest(digest_of(secret))
 
     async def revoke_digest(self, digest: str) -> bool:
         """As `revoke`, for a listed key whose secret nobody has any more."""
-        return await self._store.revoke_token(digest)
+        revoked = await self._store.revoke_token(digest)
+        if revoked:
+            key = await self._store.get_token(digest)
+            if key.name:
+                for token in await self._store.list_tokens(key.user_id):
+                    if first_audit_id(token) == key.audit_id and not token.revoked:
+                        await self._store.revoke_token(token.digest)
+        return revoked
 
     async def _revoke_all(self, user_id: str, *, project: ProjectId | None = None) -> None:
         for token in await self._store.list_tokens(user_id):
@@ -304,6 +316,11 @@ class Identities:
         if self._decoy is None:
             self._decoy = await self._hash(secrets.token_urlsafe(16))
         return self._decoy
+
+
+def first_audit_id(token: Token) -> str:
+    """The audit id of the token that began the chain: `own.first` is that of one that was asked for with another."""
+    return token.audit_id.rpartition(".")[2]
 
 
 def _matches(stored: str, password: str) -> bool:

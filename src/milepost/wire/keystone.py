@@ -205,7 +205,7 @@ def token_bytes(
     *,
     user: Member,
     methods: list[str],
-    audit_id: str,
+    audit_ids: list[str],
     issued_us: int,
     expires_us: int,
     project: Member | None,
@@ -221,7 +221,7 @@ def token_bytes(
     token = Token(
         methods=methods,
         user=user,
-        audit_ids=[audit_id],
+        audit_ids=audit_ids,
         expires_at=expires_at,
         issued_at=issued_at,
         project=project,

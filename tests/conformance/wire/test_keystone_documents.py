@@ -24,7 +24,7 @@ def token(**given: Any) -> bytes:
     fields = {
         "user": keystone.Member("423f19a4ac1e4f48bbb4180756e6eb6c", "ann"),
         "methods": ["password"],
-        "audit_id": "ZzZwkUflQfygX7pdYDBCQQ",
+        "audit_ids": ["ZzZwkUflQfygX7pdYDBCQQ"],
         "issued_us": 1_772_600_767_000_000,
         "expires_us": 1_772_687_167_000_000,
         "project": keystone.Member("a6944d763bf64ee6a275f1263fae0352", "demo"),

@@ -144,6 +144,25 @@ async def test_an_api_key_works_as_an_application_credential_of_its_project_only
     assert other.status == 401
 
 
+async def test_a_revoked_key_takes_the_tokens_with_it_that_were_asked_for_with_it(crowd: Crowd) -> None:
+    first = (await login(crowd.house.web, by_token(crowd.member))).headers["x-subject-token"]
+    second = (await login(crowd.house.web, by_token(first, DEMO))).headers["x-subject-token"]
+    password_token = await token_of(crowd, "mia")
+    assert await crowd.house.identities.revoke(crowd.member)
+    seen = [(await crowd.house.web_as(one).get("/jobs")).status for one in (crowd.member, first, second, password_token)]
+    assert seen == [401, 401, 401, 200]
+
+
+async def test_a_token_names_the_first_of_its_chain(crowd: Crowd) -> None:
+    first = await login(crowd.house.web, password(scope=DEMO))
+    second = await login(crowd.house.web, by_token(first.headers["x-subject-token"], DEMO))
+    third = await login(crowd.house.web, by_token(second.headers["x-subject-token"], DEMO))
+    (root,) = first.json["token"]["audit_ids"]
+    for answer in (second, third):
+        own, parent = answer.json["token"]["audit_ids"]
+        assert (own != root, parent) == (True, root)
+
+
 async def test_a_token_is_shown_to_its_user_and_to_admins_and_then_revoked(crowd: Crowd) -> None:
     web = crowd.house.web
     mia, sam, ann = await token_of(crowd, "mia"), await token_of(crowd, "sam", None), await token_of(crowd, "ann")

@@ -12,7 +12,7 @@ DEMO = keystone.Member("p1", "demo")
 
 
 def describe(**given: object) -> dict[str, object]:
-    fields = {"user": ANN, "methods": ["password"], "audit_id": "a", "issued_us": 0, "expires_us": 1_000_001, "project": None}
+    fields = {"user": ANN, "methods": ["password"], "audit_ids": ["a"], "issued_us": 0, "expires_us": 1_000_001, "project": None}
     return msgspec.json.decode(keystone.token_bytes(**{**fields, **given}))["token"]  # type: ignore[arg-type]
 
 

@@ -154,9 +154,8 @@ async def _issue(call: Call, auth: wire.Auth) -> Issued:
         if project is not None and project.id != before.project:
             raise Unauthenticated("the credential is for another project")
         project = await call.state.store.get_project(before.project or "")
-    expires_us_max = None if before is None else before.expires_us
     try:
-        return await call.state.identities.issue_token(user, project=project, methods=methods, expires_us_max=expires_us_max)
+        return await call.state.identities.issue_token(user, project=project, methods=methods, parent=before)
     except Forbidden as error:
         raise Unauthenticated(error.message) from None  # as Keystone does for a project without a role
 
@@ -233,7 +232,7 @@ async def _describe(call: Call, token: Token, *, user: wire.Member | None = None
     return wire.token_bytes(
         user=user,
         methods=list(token.methods),
-        audit_id=token.audit_id,
+        audit_ids=token.audit_id.split("."),
         issued_us=token.issued_us,
         expires_us=token.expires_us,
         project=project,
