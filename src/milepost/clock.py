@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Timer(Protocol):
+    """What `call_later` returns."""
+
+    def cancel(self) -> None:
+        """The call does not happen; no effect once it has."""
+        ...
 
 
 class Clock(Protocol):
@@ -22,6 +31,10 @@ class Clock(Protocol):
         """Return after `delay_s` seconds of this clock."""
         ...
 
+    def call_later(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call `callback(*args)` on the running loop after `delay_s` seconds of this clock."""
+        ...
+
 
 class SystemClock:
     """The machine's own clock."""
@@ -34,3 +47,6 @@ class SystemClock:
 
     async def sleep(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
+
+    def call_later(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:
+        return asyncio.get_running_loop().call_later(delay_s, callback, *args)

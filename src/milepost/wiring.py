@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import os
 import signal
 import socket
 import sys
@@ -117,7 +118,7 @@ class System:
 
     def __init__(self, store: Store, settings: Settings, *, clock: Clock, kinds: Kinds, objects: Objects | None) -> None:
         self.store, self.settings, self.clock = store, settings, clock
-        self.dispatch = EmbeddedDispatch()
+        self.dispatch = EmbeddedDispatch(clock)
         self.service = Service(store, self.dispatch, kinds, clock, settings)
         self.identities = Identities(store, clock, settings)
         self.policy = egress.EgressPolicy.from_settings(settings)
@@ -246,6 +247,10 @@ async def _answers(host: str, port: int, serving: asyncio.Task[Any]) -> None:
 def serve(settings: Settings, modules: Sequence[str] = ()) -> None:
     """Run until SIGINT or SIGTERM; prints one `ready URL` line.  Errors: MilepostError when it cannot start."""
     logs.configure(settings)
+    if os.environ.get("MILEPOST_FAULT"):  # a test wants this process to die at a named point
+        from milepost.testing import faults
+
+        faults.install()
     kinds = load_kinds(modules)
     uvloop.run(_serve(settings, kinds))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from milepost.clock import Clock, SystemClock
+
 
 class _Bell:
     """Rung any number of times, heard once."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._rung = False
         self._waiter: asyncio.Future[bool] | None = None
 
@@ -19,9 +22,8 @@ class _Bell:
 
     async def wait(self, timeout_s: float) -> bool:
         if not self._rung:
-            loop = asyncio.get_running_loop()
-            self._waiter = loop.create_future()
-            timer = loop.call_later(timeout_s, self._expire, self._waiter)
+            self._waiter = asyncio.get_running_loop().create_future()
+            timer = self._clock.call_later(timeout_s, self._expire, self._waiter)
             try:
                 await self._waiter
             finally:
@@ -39,9 +41,10 @@ class _Bell:
 class EmbeddedDispatch:
     """See `Dispatch` for the rules."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        clock = clock or SystemClock()
         self._queues: set[str] = set()
-        self._work, self._schedule, self._cancel, self._delivery = _Bell(), _Bell(), _Bell(), _Bell()
+        self._work, self._schedule, self._cancel, self._delivery = (_Bell(clock) for _ in range(4))
         self.queues_changed = True
 
     def announce(self, queue: str) -> None:

@@ -22,7 +22,7 @@ from typing import Any, assert_never
 import msgspec
 import structlog
 
-from milepost.clock import Clock
+from milepost.clock import Clock, Timer
 from milepost.engine import isolated
 from milepost.engine.context import Cancel, Objects, Running, RunningInThread, Snooze, SubOutcome, Suspend
 from milepost.engine.kinds import Kind
@@ -232,7 +232,7 @@ class Executor:
         return min(limits) if limits else None
 
     async def _call_within(self, attempt: Attempt, kind: Kind, spec: Any, limit_s: float) -> Any:
-        timer = asyncio.get_running_loop().call_later(limit_s, self._time_out, attempt, limit_s)
+        timer = self._clock.call_later(limit_s, self._time_out, attempt, limit_s)
         try:
             return await self._call(attempt, kind, spec)
         finally:
@@ -483,7 +483,7 @@ class _Reporter:
         self._executor, self._attempt = executor, attempt
         self._last_s = float("-inf")
         self.kept: Progress | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
 
     async def report(self, progress: Progress) -> None:
         every_s = self._executor._settings.progress_every_s
@@ -493,7 +493,7 @@ class _Reporter:
             await self.flush()
         elif self._timer is None:
             delay_s = every_s - (now_s - self._last_s)
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._flush_soon)
+            self._timer = self._executor._clock.call_later(delay_s, self._flush_soon)
 
     def _flush_soon(self) -> None:
         self._timer = None
