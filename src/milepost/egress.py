@@ -385,7 +385,8 @@ async def _ask(
                 request = client.request(method, target.url).headers(dict(headers))
                 if body is not None:
                     request = request.body_bytes(body)
-                stream = request.build_streamed()
+                # By default the client reads 64 KiB of the body before it gives the head: a trickle would never come through.
+                stream = request.streamed_read_buffer_limit(0).build_streamed()
             except BuilderError as error:
                 raise InvalidInput(
                     f"the request to {redact(target.url)} cannot be built: {_causes(error)}", path="$.url"

@@ -116,7 +116,7 @@ class ImportInput(msgspec.Struct, kw_only=True):
         custom = self.custom_properties()
         if len(custom) > PROPERTIES_MAX:
             raise ValueError(f"More than {PROPERTIES_MAX} custom properties - at `$.image_properties`")
-        if needs_conversion(self.import_from_format, properties.disk_format) and properties.disk_format not in TARGETS:
+        if properties.disk_format != self.import_from_format and properties.disk_format not in TARGETS:
             raise ValueError(
                 f"{self.import_from_format} cannot be converted to {properties.disk_format} - at `$.image_properties.disk_format`"
             )
