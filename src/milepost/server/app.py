@@ -208,11 +208,11 @@ class App:
             self._check_host(host)
         if scope["method"] in UNSAFE:
             origin = headers.get(b"origin")
-            if origin is not None and not self._is_own(urlsplit(origin.decode("latin-1")).hostname or ""):
+            if origin is not None and not self._is_own(_host_of(origin.decode("latin-1"))):
                 raise Forbidden("a page of another site may not change anything here", hint="use --auth required")
 
     def _check_host(self, host: bytes) -> None:
-        if host and not self._is_own(urlsplit("//" + host.decode("latin-1")).hostname or ""):
+        if host and not self._is_own(_host_of("//" + host.decode("latin-1"))):
             raise Forbidden(
                 "without auth this server answers to loopback names only", hint="set MILEPOST_PUBLIC_URL, or use --auth required"
             )
@@ -238,9 +238,16 @@ def _allow(methods: dict[str, Route]) -> str:
     return ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
 
 
+def _host_of(url: str) -> str:
+    """The URL's host without its port; empty when it is no URL."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
 def _own_hosts(settings: Settings) -> frozenset[str]:
-    public = urlsplit(settings.public_url).hostname if settings.public_url else None
-    return frozenset(host for host in (public, settings.host) if host)
+    return frozenset(host for host in (_host_of(settings.public_url or ""), settings.host) if host)
 
 
 def _request_id() -> Any:

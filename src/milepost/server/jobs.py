@@ -28,6 +28,7 @@ from milepost.wire.native import (
 )
 
 RETRY_AFTER = (b"retry-after", b"1")  # of every answer about a job that is not final
+DEADLINE_S_MAX = 1e10  # three hundred years: an instant must fit into the store's 64 bits
 SPACE = b" \t\r\n"
 
 
@@ -129,8 +130,8 @@ def submission_of(call: Call, request: JobRequest, key: str | None, body: bytes,
     if request.run_at is not None:
         submission.run_at_us = _instant(request.run_at, f"{path}.run_at")
     if request.deadline_s is not None:
-        if request.deadline_s <= 0:
-            raise InvalidInput("deadline_s must be above 0", path=f"{path}.deadline_s")
+        if not 0 < request.deadline_s <= DEADLINE_S_MAX:
+            raise InvalidInput(f"deadline_s must be above 0 and at most {DEADLINE_S_MAX:g}", path=f"{path}.deadline_s")
         submission.deadline_us = call.state.clock.now_us() + int(request.deadline_s * 1e6)
     return submission
 
