@@ -21,7 +21,7 @@ ODD = st.sampled_from(
     [None, True, -1, 0, 2**63, 2**64, 1e300, -1e300, 1e-300, "", "x" * 300, "\x00", "é😀", [], {}, [[]], {"": None}]
 )
 VALUE = ODD | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT | st.dictionaries(TEXT, TEXT, max_size=2)
-FIELDS = (
+FIELDS = [
     "input",
     "queue",
     "priority",
@@ -34,22 +34,30 @@ FIELDS = (
     "callback",
     "idempotency_key",
     "odd",
-)
+]
 INSTANTS = st.datetimes().map(lambda at: at.isoformat()) | st.sampled_from(
     ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999+00:00", "2026-02-30"]
 )
 REQUESTS = st.fixed_dictionaries(
     {"kind": st.sampled_from(["echo", "plain"]) | VALUE},
-    optional={name: VALUE if name != "run_at" else INSTANTS | VALUE for name in FIELDS},
+    optional={name: INSTANTS | VALUE if name == "run_at" else VALUE for name in FIELDS},
 )
-QUERIES = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["state", "kind", "queue", "label", "order", "view", "limit", "after", "all_projects", "parent", "id", "tree", "x"]
-        ),
-        st.sampled_from(["ready", "1", "0", "-1", "asc", "full", "a:b", ":", "", "%00", "%FF", "a" * 300, "9" * 30]) | TEXT,
-    ),
-    max_size=3,
+PARAMETERS = ["state", "kind", "queue", "label", "order", "view", "limit", "after", "all_projects", "parent", "id", "tree", "x"]
+ARGUMENTS = ["ready", "1", "0", "-1", "asc", "full", "a:b", ":", "", "%00", "%FF", "a" * 300, "9" * 30]
+QUERIES = st.lists(st.tuples(st.sampled_from(PARAMETERS), st.sampled_from(ARGUMENTS) | TEXT), max_size=3)
+NAMES = [
+    "if-none-match",
+    "last-event-id",
+    "x-project-id",
+    "x-request-id",
+    "authorization",
+    "host",
+    "origin",
+    "accept",
+    "idempotency-key",
+]
+HEADERS = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=40) | st.sampled_from(
+    ["wait=0", "*", '"x', "[", "Bearer", "9" * 40]
 )
 PATIENT = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -105,27 +113,7 @@ def test_any_query_is_answered(desk: Desk, path: str, query: list[tuple[str, str
 
 
 @PATIENT
-@given(
-    st.dictionaries(
-        st.sampled_from(
-            [
-                "prefer",
-                "if-none-match",
-                "last-event-id",
-                "x-project-id",
-                "x-request-id",
-                "authorization",
-                "host",
-                "origin",
-                "accept",
-                "idempotency-key",
-            ]
-        ),
-        st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=40)
-        | st.sampled_from(["wait=0", "*", '"x', "[", "Bearer", "9" * 40]),
-        max_size=4,
-    )
-)
+@given(st.dictionaries(st.sampled_from(NAMES), HEADERS, max_size=4))
 def test_any_header_is_answered(desk: Desk, headers: dict[str, str]) -> None:
     headers["prefer"] = "wait=0"
     for url in ("/jobs", "/jobs/x", "/v3", "/v2/images"):
