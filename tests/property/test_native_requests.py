@@ -42,7 +42,21 @@ REQUESTS = st.fixed_dictionaries(
     {"kind": st.sampled_from(["echo", "plain"]) | VALUE},
     optional={name: INSTANTS | VALUE if name == "run_at" else VALUE for name in FIELDS},
 )
-PARAMETERS = ["state", "kind", "queue", "label", "order", "view", "limit", "after", "all_projects", "parent", "id", "tree", "x"]
+PARAMETERS = [
+    "state",
+    "kind",
+    "queue",
+    "label",
+    "order",
+    "view",
+    "limit",
+    "after",
+    "all_projects",
+    "parent",
+    "id",
+    "tree",
+    "x",
+]
 ARGUMENTS = ["ready", "1", "0", "-1", "asc", "full", "a:b", ":", "", "%00", "%FF", "a" * 300, "9" * 30]
 QUERIES = st.lists(st.tuples(st.sampled_from(PARAMETERS), st.sampled_from(ARGUMENTS) | TEXT), max_size=3)
 NAMES = [

@@ -146,7 +146,17 @@ async def test_a_token_without_a_project_is_refused_by_the_native_api(crowd: Cro
 # --- browsers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["[", "[::2]", "evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "[",
+        "[::2]",
+        "evil.example",
+        "evil.example:8080",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+    ],
+)
 async def test_without_auth_a_foreign_host_name_is_refused(web: Web, host: str) -> None:
     for url in ("/jobs", "/v2/images", "/v3", "/healthz"):
         assert (await web.get(url, {"host": host})).status == 403
