@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -204,13 +204,17 @@ def free_port(host: str, port: int) -> int:
 
 @asynccontextmanager
 async def running_server(
-    settings: Settings, *, kinds: Kinds | None = None, clock: Clock | None = None
+    settings: Settings,
+    *,
+    kinds: Kinds | None = None,
+    clock: Clock | None = None,
+    around: Callable[[Any], Any] | None = None,
 ) -> AsyncIterator[tuple[System, str]]:
-    """The system behind a socket; yields it and its URL."""
+    """The system behind a socket; yields it and its URL.  `around` wraps the ASGI application, as tests of faults do."""
     port = free_port(settings.host, settings.port)
     async with running_system(settings, kinds=kinds, clock=clock) as system:
         server = Granian(
-            system.app,
+            system.app if around is None else around(system.app),
             address=settings.host,
             port=port,
             interface=Interfaces.ASGINL,
@@ -248,9 +252,9 @@ def serve(settings: Settings, modules: Sequence[str] = ()) -> None:
     """Run until SIGINT or SIGTERM; prints one `ready URL` line.  Errors: MilepostError when it cannot start."""
     logs.configure(settings)
     if os.environ.get("MILEPOST_FAULT"):  # a test wants this process to die at a named point
-        from milepost.testing import faults
+        from milepost.testing import killpoints
 
-        faults.install()
+        killpoints.install()
     kinds = load_kinds(modules)
     uvloop.run(_serve(settings, kinds))
 

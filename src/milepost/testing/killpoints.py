@@ -1,0 +1,181 @@
+"""Named points of the engine at which a process can be told to die by SIGKILL: for tests of what a crash leaves.
+
+`MILEPOST_FAULT=claim.executed` kills the server the first time it comes there, `claim.executed:3` the third time.  The points
+are put in at start-up by wrapping the functions named below, and only when the variable is set: a server without it runs none
+of this.
+
+An operation of the store has three points: `.executed` (its statements ran, nothing is committed), `.committed` (it is on disk,
+nobody was told) and `.answered` (the caller is about to go on).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+VARIABLE = "MILEPOST_FAULT"
+STORE = "milepost.store.sqlite"
+
+
+class Place(NamedTuple):
+    """A function, and whether the point lies before or after it."""
+
+    target: str  # module:name or module:Class.method
+    when: str  # before or after
+    about: str
+
+
+class Operation(NamedTuple):
+    """A write of the store: the function that runs in the transaction, and the method that answers when it is on disk."""
+
+    function: str
+    method: str | None
+
+
+OPERATIONS: dict[str, Operation] = {
+    "submit": Operation("_add_plain", "add_jobs"),
+    "submit_keyed": Operation("_add_keyed", None),
+    "claim": Operation("_claim", "claim_jobs"),
+    "progress": Operation("_report", "report_progress"),
+    "finish": Operation("_end", None),  # to a final state
+    "requeue": Operation("_requeue", None),  # retried, snoozed, given back, rescued
+    "suspend": Operation("_suspend", None),
+    "settle": Operation("_settle", None),  # a sub-job ended: its parent's turn
+    "outcome": Operation("_finish", "finish_job"),
+    "cancel": Operation("_cancel", "cancel_job"),
+    "release": Operation("_release", "release_job"),
+    "rescue": Operation("_rescue", "rescue_expired"),
+    "promote": Operation("_promote", "promote_due"),
+    "overdue": Operation("_fail_overdue", "fail_overdue"),
+    "prune": Operation("_prune", "prune"),
+}
+
+PLACES: dict[str, Place] = {
+    "submit.accepted": Place("milepost.engine.service:Service.submit", "after", "on disk and announced, not yet answered"),
+    "run.before": Place("milepost.engine.executor:Executor._attempt", "before", "claimed, the function has not begun"),
+    "run.after": Place("milepost.engine.executor:Executor._finish", "before", "the function ended, nothing is written"),
+    "follow.before": Place("milepost.engine.executor:Executor._follow", "before", "the outcome is on disk, nobody knows"),
+    "follow.after": Place("milepost.engine.executor:Executor._follow", "after", "what follows was told"),
+    "sub_jobs.read": Place("milepost.engine.executor:Executor._sub_outcomes", "after", "a resumed parent has its results"),
+    "suspend.half": Place(f"{STORE}:_add_sub_job", "after", "one of a parent's sub-jobs is inserted, the others are not"),
+    "heartbeat.renewed": Place("milepost.engine.heartbeat:Heartbeat.run_once", "after", "the lease is renewed"),
+    "scheduler.round": Place("milepost.engine.scheduler:Scheduler.run_once", "after", "due jobs were announced"),
+    "start.rescued": Place("milepost.engine.rescuer:Rescuer.run_once", "after", "a predecessor's jobs were taken back"),
+    "stop.draining": Place("milepost.engine.executor:Executor.drain", "before", "told to stop, nothing given back"),
+    "stop.drained": Place("milepost.engine.executor:Executor.drain", "after", "given back, the lease has not ended"),
+    "courier.claimed": Place("milepost.engine.courier:Courier._deliver", "before", "a try is counted, nothing was sent"),
+    "courier.sent": Place("milepost.engine.courier:Courier._record", "before", "the receiver answered, nothing is recorded"),
+    "courier.recorded": Place("milepost.engine.courier:Courier._record", "after", "the answer is recorded"),
+    "import.recorded": Place("milepost.work.images:Import.record", "after", "the image is queued"),
+    "import.fetching": Place("milepost.work.fetch:_Partial.append", "after", "a part of the source is here"),
+    "import.fetched": Place("milepost.work.images:fetch", "after", "all of the source is here"),
+    "import.inspected": Place("milepost.work.images:inspect_image", "after", "the source is checked"),
+    "import.converted": Place("milepost.work.images:convert_image", "after", "converted, the file has no final name"),
+    "import.saving": Place("milepost.work.images:Import.digest", "before", "the image is saving"),
+    "import.digested": Place("milepost.work.images:_write_durably", "after", "the checksums are on disk"),
+    "import.stored": Place("milepost.work.images:Import.store", "after", "the object is stored, the record is not active"),
+    "import.published": Place("milepost.work.images:Import.publish", "after", "the image is active, its job is running"),
+    "import.emptied": Place("milepost.work.images:Import.run", "after", "the scratch folder is empty, its job is running"),
+}
+
+
+def points() -> list[str]:
+    """Every name that MILEPOST_FAULT takes."""
+    operations = []
+    for name, operation in OPERATIONS.items():
+        operations += [f"{name}.executed", f"{name}.committed"]
+        if operation.method is not None:
+            operations.append(f"{name}.answered")
+    return [*operations, *PLACES]
+
+
+class Fuse:
+    """Kills this process the nth time that it is lit."""
+
+    def __init__(self, nth: int) -> None:
+        self._left, self._lock = nth, threading.Lock()
+
+    def light(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def install(asked: str | None = None) -> None:
+    """Put in the point that MILEPOST_FAULT names; nothing when it is not set.  Errors: ValueError when there is no such point."""
+    asked = os.environ.get(VARIABLE) if asked is None else asked
+    if not asked:
+        return
+    name, _, nth = asked.partition(":")
+    fuse = Fuse(int(nth or "1"))
+    if name in PLACES:
+        place = PLACES[name]
+        _wrap(place.target, **{place.when: fuse.light})
+        return
+    kind, _, phase = name.rpartition(".")
+    if name not in points():
+        raise ValueError(f"{VARIABLE}: no point {name!r}; there are: {', '.join(points())}")
+    operation = OPERATIONS[kind]
+    if phase == "executed":
+        _wrap(f"{STORE}:{operation.function}", after=fuse.light)
+    elif phase == "answered":
+        _wrap(f"{STORE}:SqliteStore.{operation.method}", after=fuse.light)
+    else:
+        _light_at_commit(f"{STORE}:{operation.function}", fuse)
+
+
+def _light_at_commit(target: str, fuse: Fuse) -> None:
+    """Light the fuse when the transaction in which the function ran is on disk, before anybody is told."""
+    ran = threading.Event()
+
+    def committed() -> None:
+        if ran.is_set():
+            ran.clear()
+            fuse.light()
+
+    _wrap(target, after=ran.set)
+    _wrap("milepost.store.writer:Writer._committed", before=committed)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _wrap(target: str, *, before: Callable[[], None] = _nothing, after: Callable[[], None] = _nothing) -> None:
+    """The function calls these around itself, wherever it is called from through its module or class."""
+    module_name, _, path = target.partition(":")
+    owner: Any = importlib.import_module(module_name)
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    function = getattr(owner, name)
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            before()
+            result = await function(*args, **kwargs)
+            after()
+            return result
+
+    else:
+
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            before()
+            result = function(*args, **kwargs)
+            after()
+            return result
+
+    setattr(owner, name, wrapped)
+
+
+__all__ = ["VARIABLE", "Fuse", "install", "points"]
