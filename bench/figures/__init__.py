@@ -1,0 +1,19 @@
+"""Every figure, in the order of the table."""
+
+from __future__ import annotations
+
+from bench.figure import Figure
+from bench.figures import full_table, idle, image_import, latency, list_page, status_get, submit_http, throughput
+
+FIGURES: tuple[Figure, ...] = (
+    throughput.SINGLY,
+    throughput.BATCHES,
+    submit_http.FIGURE,
+    status_get.FIGURE,
+    list_page.FIGURE,
+    latency.HTTP,
+    latency.IN_PROCESS,
+    idle.FIGURE,
+    full_table.FIGURE,
+    image_import.FIGURE,
+)
