@@ -41,7 +41,7 @@ format: $(STAMP)  ## put the code into the one format
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## measure: throughput, latency, fsync; medians and ratios of one run
-	$(BIN)/milepost bench $(ARGS)
+	$(BIN)/python -m bench $(ARGS)
 
 docs: $(STAMP)  ## write the generated parts of docs/reference again
 	$(BIN)/python tools/reference.py
