@@ -1,181 +1,154 @@
-"""Named points of the engine at which a process can be told to die by SIGKILL: for tests of what a crash leaves.
-
-`MILEPOST_FAULT=claim.executed` kills the server the first time it comes there, `claim.executed:3` the third time.  The points
-are put in at start-up by wrapping the functions named below, and only when the variable is set: a server without it runs none
-of this.
-
-An operation of the store has three points: `.executed` (its statements ran, nothing is committed), `.committed` (it is on disk,
-nobody was told) and `.answered` (the caller is about to go on).
-"""
+"""Faults on demand: of the server as its clients see it (`Faults`), and of a store as the engine sees it (`FaultyStore`)."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import inspect
-import os
-import signal
-import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
-VARIABLE = "MILEPOST_FAULT"
-STORE = "milepost.store.sqlite"
+import msgspec
 
+from milepost.errors import StoreUnavailable
 
-class Place(NamedTuple):
-    """A function, and whether the point lies before or after it."""
-
-    target: str  # module:name or module:Class.method
-    when: str  # before or after
-    about: str
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class Operation(NamedTuple):
-    """A write of the store: the function that runs in the transaction, and the method that answers when it is on disk."""
+class _Fault(msgspec.Struct, kw_only=True):
+    """One thing that goes wrong, so many times."""
 
-    function: str
     method: str | None
+    path: str
+    times: int
+    status: int | None = None
+    headers: dict[str, str] = {}
+    body: bytes = b""
+    delay_s: float = 0.0
+    lose: bool = False
+
+    def fits(self, scope: Scope) -> bool:
+        return self.times > 0 and self.method in (None, scope["method"]) and scope["path"].startswith(self.path)
 
 
-OPERATIONS: dict[str, Operation] = {
-    "submit": Operation("_add_plain", "add_jobs"),
-    "submit_keyed": Operation("_add_keyed", None),
-    "claim": Operation("_claim", "claim_jobs"),
-    "progress": Operation("_report", "report_progress"),
-    "finish": Operation("_end", None),  # to a final state
-    "requeue": Operation("_requeue", None),  # retried, snoozed, given back, rescued
-    "suspend": Operation("_suspend", None),
-    "settle": Operation("_settle", None),  # a sub-job ended: its parent's turn
-    "outcome": Operation("_finish", "finish_job"),
-    "cancel": Operation("_cancel", "cancel_job"),
-    "release": Operation("_release", "release_job"),
-    "rescue": Operation("_rescue", "rescue_expired"),
-    "promote": Operation("_promote", "promote_due"),
-    "overdue": Operation("_fail_overdue", "fail_overdue"),
-    "prune": Operation("_prune", "prune"),
-}
+class Faults:
+    """What goes wrong between a client and the server: answers replaced, late, or lost after the server did its work.
 
-PLACES: dict[str, Place] = {
-    "submit.accepted": Place("milepost.engine.service:Service.submit", "after", "on disk and announced, not yet answered"),
-    "run.before": Place("milepost.engine.executor:Executor._attempt", "before", "claimed, the function has not begun"),
-    "run.after": Place("milepost.engine.executor:Executor._finish", "before", "the function ended, nothing is written"),
-    "follow.before": Place("milepost.engine.executor:Executor._follow", "before", "the outcome is on disk, nobody knows"),
-    "follow.after": Place("milepost.engine.executor:Executor._follow", "after", "what follows was told"),
-    "sub_jobs.read": Place("milepost.engine.executor:Executor._sub_outcomes", "after", "a resumed parent has its results"),
-    "suspend.half": Place(f"{STORE}:_add_sub_job", "after", "one of a parent's sub-jobs is inserted, the others are not"),
-    "heartbeat.renewed": Place("milepost.engine.heartbeat:Heartbeat.run_once", "after", "the lease is renewed"),
-    "scheduler.round": Place("milepost.engine.scheduler:Scheduler.run_once", "after", "due jobs were announced"),
-    "start.rescued": Place("milepost.engine.rescuer:Rescuer.run_once", "after", "a predecessor's jobs were taken back"),
-    "stop.draining": Place("milepost.engine.executor:Executor.drain", "before", "told to stop, nothing given back"),
-    "stop.drained": Place("milepost.engine.executor:Executor.drain", "after", "given back, the lease has not ended"),
-    "courier.claimed": Place("milepost.engine.courier:Courier._deliver", "before", "a try is counted, nothing was sent"),
-    "courier.sent": Place("milepost.engine.courier:Courier._record", "before", "the receiver answered, nothing is recorded"),
-    "courier.recorded": Place("milepost.engine.courier:Courier._record", "after", "the answer is recorded"),
-    "import.recorded": Place("milepost.work.images:Import.record", "after", "the image is queued"),
-    "import.fetching": Place("milepost.work.fetch:_Partial.append", "after", "a part of the source is here"),
-    "import.fetched": Place("milepost.work.images:fetch", "after", "all of the source is here"),
-    "import.inspected": Place("milepost.work.images:inspect_image", "after", "the source is checked"),
-    "import.converted": Place("milepost.work.images:convert_image", "after", "converted, the file has no final name"),
-    "import.saving": Place("milepost.work.images:Import.digest", "before", "the image is saving"),
-    "import.digested": Place("milepost.work.images:_write_durably", "after", "the checksums are on disk"),
-    "import.stored": Place("milepost.work.images:Import.store", "after", "the object is stored, the record is not active"),
-    "import.published": Place("milepost.work.images:Import.publish", "after", "the image is active, its job is running"),
-    "import.emptied": Place("milepost.work.images:Import.run", "after", "the scratch folder is empty, its job is running"),
-}
+    Each fault is for requests whose path begins with `path` (and whose method is `method`), the next `times` of them; the oldest
+    that fits is used.  Pass it to `serving(faults=…)`, or wrap any ASGI application: `faults.around(app)`.
 
+        faults = Faults()
+        faults.answer(429, path="/jobs", times=2, headers={"retry-after": "1"})
+        faults.lose_answer(method="POST", path="/jobs")       # the job is made, the client never hears of it
+        async with serving(faults=faults) as server:
+            ...
+        assert faults.seen == 3
+    """
 
-def points() -> list[str]:
-    """Every name that MILEPOST_FAULT takes."""
-    operations = []
-    for name, operation in OPERATIONS.items():
-        operations += [f"{name}.executed", f"{name}.committed"]
-        if operation.method is not None:
-            operations.append(f"{name}.answered")
-    return [*operations, *PLACES]
+    def __init__(self) -> None:
+        self._faults: list[_Fault] = []
+        self.seen = 0  # faults that happened
 
+    def answer(
+        self,
+        status: int,
+        *,
+        path: str = "/",
+        method: str | None = None,
+        times: int = 1,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+    ) -> None:
+        """Answered so, and not by the server: it does not see the request."""
+        self._faults.append(_Fault(method=method, path=path, times=times, status=status, headers=headers or {}, body=body))
 
-class Fuse:
-    """Kills this process the nth time that it is lit."""
+    def lose_answer(self, *, path: str = "/", method: str | None = None, times: int = 1) -> None:
+        """The server does what was asked; the connection breaks before its answer is whole."""
+        self._faults.append(_Fault(method=method, path=path, times=times, lose=True))
 
-    def __init__(self, nth: int) -> None:
-        self._left, self._lock = nth, threading.Lock()
+    def delay(self, seconds: float, *, path: str = "/", method: str | None = None, times: int = 1) -> None:
+        """The server gets the request so much later."""
+        self._faults.append(_Fault(method=method, path=path, times=times, delay_s=seconds))
 
-    def light(self) -> None:
-        with self._lock:
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def clear(self) -> None:
+        """Nothing goes wrong from now on."""
+        self._faults.clear()
 
+    def around(self, app: App) -> App:
+        """The application with these faults before it."""
 
-def install(asked: str | None = None) -> None:
-    """Put in the point that MILEPOST_FAULT names; nothing when it is not set.  Errors: ValueError when there is no such point."""
-    asked = os.environ.get(VARIABLE) if asked is None else asked
-    if not asked:
-        return
-    name, _, nth = asked.partition(":")
-    fuse = Fuse(int(nth or "1"))
-    if name in PLACES:
-        place = PLACES[name]
-        _wrap(place.target, **{place.when: fuse.light})
-        return
-    kind, _, phase = name.rpartition(".")
-    if name not in points():
-        raise ValueError(f"{VARIABLE}: no point {name!r}; there are: {', '.join(points())}")
-    operation = OPERATIONS[kind]
-    if phase == "executed":
-        _wrap(f"{STORE}:{operation.function}", after=fuse.light)
-    elif phase == "answered":
-        _wrap(f"{STORE}:SqliteStore.{operation.method}", after=fuse.light)
-    else:
-        _light_at_commit(f"{STORE}:{operation.function}", fuse)
+        async def faulty(scope: Scope, receive: Receive, send: Send) -> None:
+            fault = self._take(scope) if scope["type"] == "http" else None
+            if fault is None:
+                await app(scope, receive, send)
+            elif fault.status is not None:
+                await _answer(fault, send)
+            elif fault.lose:
+                await app(scope, receive, _swallow)
+                await _break_off(send)
+            else:
+                await asyncio.sleep(fault.delay_s)
+                await app(scope, receive, send)
+
+        return faulty
+
+    def _take(self, scope: Scope) -> _Fault | None:
+        for fault in self._faults:
+            if fault.fits(scope):
+                fault.times -= 1
+                self.seen += 1
+                return fault
+        return None
 
 
-def _light_at_commit(target: str, fuse: Fuse) -> None:
-    """Light the fuse when the transaction in which the function ran is on disk, before anybody is told."""
-    ran = threading.Event()
-
-    def committed() -> None:
-        if ran.is_set():
-            ran.clear()
-            fuse.light()
-
-    _wrap(target, after=ran.set)
-    _wrap("milepost.store.writer:Writer._committed", before=committed)
+async def _answer(fault: _Fault, send: Send) -> None:
+    headers = {"content-length": str(len(fault.body)), **{name.lower(): value for name, value in fault.headers.items()}}
+    lines = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": fault.status, "headers": lines})
+    await send({"type": "http.response.body", "body": fault.body})
 
 
-def _nothing() -> None:
-    pass
+async def _swallow(_message: MutableMapping[str, Any]) -> None:
+    return
 
 
-def _wrap(target: str, *, before: Callable[[], None] = _nothing, after: Callable[[], None] = _nothing) -> None:
-    """The function calls these around itself, wherever it is called from through its module or class."""
-    module_name, _, path = target.partition(":")
-    owner: Any = importlib.import_module(module_name)
-    *parents, name = path.split(".")
-    for parent in parents:
-        owner = getattr(owner, parent)
-    function = getattr(owner, name)
-
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def wrapped(*args: Any, **kwargs: Any) -> Any:
-            before()
-            result = await function(*args, **kwargs)
-            after()
-            return result
-
-    else:
-
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            before()
-            result = function(*args, **kwargs)
-            after()
-            return result
-
-    setattr(owner, name, wrapped)
+async def _break_off(send: Send) -> None:
+    """An answer that ends before its end: the connection is closed, the client cannot know what happened."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000000")]})
+    await send({"type": "http.response.body", "body": b"{", "more_body": True})
+    raise ConnectionError("the answer is lost, as the test asked")
 
 
-__all__ = ["VARIABLE", "Fuse", "install", "points"]
+class FaultyStore:
+    """A store of which single calls fail: `fail("finish_job", times=3)`; everything else is the store's own.
+
+    `written=True`: the call does its work first, and then fails, as when the connection to a database breaks after its commit.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._faults: dict[str, deque[tuple[Exception, bool]]] = {}
+        self.calls: dict[str, int] = {}  # by method, those of methods with faults
+
+    def fail(self, method: str, *, times: int = 1, written: bool = False, error: Exception | None = None) -> None:
+        """The next calls of this method raise `error` (default: StoreUnavailable)."""
+        raised = error or StoreUnavailable("the store is away, as the test asked")
+        self._faults.setdefault(method, deque()).extend([(raised, written)] * times)
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._store, name)
+        if name not in self._faults:
+            return real
+
+        async def faulty(*args: Any, **options: Any) -> Any:
+            self.calls[name] = self.calls.get(name, 0) + 1
+            if not self._faults[name]:
+                return await real(*args, **options)
+            error, written = self._faults[name].popleft()
+            if written:
+                await real(*args, **options)
+            raise error
+
+        return faulty
