@@ -438,7 +438,7 @@ def _is_option(parameter: Any) -> bool:
 
 
 def _metavar(argument: Any) -> str:
-    text = argument.metavar or argument.name.upper()
+    text = (argument.metavar or argument.name.upper()) + ("…" if argument.nargs == -1 else "")
     return text if argument.required or text.startswith("[") else f"[{text}]"
 
 
