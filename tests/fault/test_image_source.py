@@ -21,9 +21,9 @@ import pytest
 from image_source import Asked, ImageSource, file, in_turn, status
 
 from milepost.engine.kinds import KINDS
-from milepost.errors import InvalidInput
+from milepost.errors import Conflict, InvalidInput
 from milepost.image import IMAGE, Image, ImageStatus, decode_image
-from milepost.job import FINAL, Job, JobId, State
+from milepost.job import FINAL, EventType, Job, JobId, State
 from milepost.settings import Settings
 from milepost.store import Queue
 from milepost.wiring import System, running_system
@@ -755,3 +755,58 @@ async def test_the_sweep_removes_an_image_whose_import_was_cancelled_after_it_wa
         assert await sweep(system.store, system.objects) == 2  # type: ignore[arg-type]
         assert await system.store.list_resources(IMAGE) == []
         assert await system.objects.list_keys("images") == []  # type: ignore[union-attr]
+
+
+# --- two workers -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_attempt_waits_while_another_one_still_holds_the_folder(
+    settings: Settings, source: ImageSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a worker was taken for dead and is not: the lock is the system's, so it holds between processes."""
+    source.answers["/a"] = file(DATA)
+    monkeypatch.setattr(images, "LOCK_WAIT_S", 0.2)
+    async with running_system(settings) as system:
+        held = system.service.submission("import", input=msgspec.json.encode(spec(source.url("/a"))), held=True)
+        job_id = (await system.service.submit(held)).job.id
+        folder = settings.data_dir / "scratch" / job_id
+        folder.mkdir(parents=True)
+        lock = ["flock", "-x", str(folder / "lock"), "sh", "-c", "echo held; cat"]
+        other = subprocess.Popen(lock, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline()
+            await system.service.release(job_id, project=None)
+            end_s = time.monotonic() + 20
+            while EventType.SNOOZED not in [event.type for event in await system.store.list_events(job_id=job_id)]:
+                assert time.monotonic() < end_s
+                await asyncio.sleep(0.01)
+            assert source.asked == []
+        finally:
+            os.killpg(other.pid, signal.SIGKILL)
+            other.communicate()
+        job = await ended(system, job_id)
+        assert (await image_of(system, job))[1] == DATA
+        assert job.attempt == 1
+
+
+async def test_a_worker_that_lost_the_job_changes_nothing_of_its_successor(
+    settings: Settings, source: ImageSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.answers["/a"] = file(DATA)
+    real, stale = images.Import.publish, []
+
+    async def publish(self: images.Import, stored: images.Stored) -> None:
+        if not stale:
+            stale.append(self)
+            raise OSError("this attempt fails, and its worker comes back later")
+        await real(self, stored)
+
+    monkeypatch.setattr(images.Import, "publish", publish)
+    async with running_system(settings) as system:
+        job = await run(system, spec(source.url("/a")))
+        image, stored = await image_of(system, job)
+        await stale[0].remove_everything()
+        with pytest.raises(Conflict):
+            await stale[0].change(name="stale")
+        assert await image_of(system, job) == (image, stored)

@@ -207,6 +207,8 @@ class Import:
             if stored is None:
                 stored = await self.store(*await self.prepare())
             await self.publish(stored)
+            if self.job.claim.fence > 1:
+                await self.remove_objects(but=stored.key)
         await in_thread(_empty, self.job.scratch)
         return ImportResult(self.image_id)
 
@@ -362,16 +364,24 @@ class Import:
     # --- the end, when it is no good one ------------------------------------------------------------------------------
 
     async def remove_everything(self) -> None:
-        """Nothing of this import is left: no record, no object, no file.  Without the job's lease, only the own object goes."""
-        objects = self.job.objects
-        await objects.delete(object_key(self.image_id, self.job.claim.fence))
+        """Nothing of this import is left: no record, no object, no file.
+
+        Without the job's lease nothing is touched, not even the own object: the worker that has the job now may have
+        published it.
+        """
         try:
             await self.job.resources.delete(IMAGE, self.image_id)
-        except Conflict:  # another worker has the job now, and its record and folder
+        except Conflict:
             return
-        for fence in range(1, self.job.claim.fence):  # what attempts before this one stored
-            await objects.delete(object_key(self.image_id, fence))
+        await self.remove_objects()
         await in_thread(_empty, self.job.scratch)
+
+    async def remove_objects(self, *, but: str | None = None) -> None:
+        """What this and earlier attempts stored."""
+        for fence in range(1, self.job.claim.fence + 1):
+            key = object_key(self.image_id, fence)
+            if key != but:
+                await self.job.objects.delete(key)
 
 
 class Stored(msgspec.Struct, kw_only=True):
