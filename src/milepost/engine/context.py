@@ -101,7 +101,26 @@ class Resources:
         return deleted
 
 
-class Running:
+class JobFacts:
+    """What every running function can ask about its job, whatever it runs in."""
+
+    job: Job
+
+    @property
+    def id(self) -> str:
+        return self.job.id
+
+    @property
+    def project(self) -> str:
+        return self.job.project
+
+    @property
+    def attempt(self) -> int:
+        """Number of this try, from 1."""
+        return self.job.attempt
+
+
+class Running(JobFacts):
     """One attempt of one job, as its function sees it."""
 
     def __init__(
@@ -129,19 +148,6 @@ class Running:
         self._scratch = scratch
         self._objects = objects
         self._store = store
-
-    @property
-    def id(self) -> str:
-        return self.job.id
-
-    @property
-    def project(self) -> str:
-        return self.job.project
-
-    @property
-    def attempt(self) -> int:
-        """Number of this try, from 1."""
-        return self.job.attempt
 
     @property
     def scratch(self) -> Path:
@@ -206,24 +212,12 @@ def results_of(job: Job, outcomes: list[SubOutcome]) -> list[Any]:
     raise PartialFailure(text, succeeded=[o for o in outcomes if o.ok], failed=bad, job_id=job.id)
 
 
-class RunningInThread:
+class RunningInThread(JobFacts):
     """`Running` for a plain function in a thread: the same calls, blocking."""
 
     def __init__(self, running: Running, loop: asyncio.AbstractEventLoop, cancelled: Callable[[], bool]) -> None:
         self._running, self._loop, self._cancelled = running, loop, cancelled
         self.job, self.claim, self.settings, self.now_us = running.job, running.claim, running.settings, running.now_us
-
-    @property
-    def id(self) -> str:
-        return self.job.id
-
-    @property
-    def project(self) -> str:
-        return self.job.project
-
-    @property
-    def attempt(self) -> int:
-        return self.job.attempt
 
     @property
     def scratch(self) -> Path:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from milepost.engine.context import Cancel, Running, Snooze
+from milepost.engine.context import Cancel, JobFacts, Running, Snooze
 from milepost.engine.kinds import Kind
 from milepost.errors import MilepostError, PermanentError, RetryableError
 from milepost.job import Job
@@ -49,23 +49,11 @@ _decode = msgspec.json.Decoder(Message).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class IsolatedRunning:
+class IsolatedRunning(JobFacts):
     """What an isolated function is given: the job, its scratch folder, and a way to say how far it is."""
 
     def __init__(self, request: Request, out: int) -> None:
         self.job, self._scratch, self._out = request.job, Path(request.scratch), out
-
-    @property
-    def id(self) -> str:
-        return self.job.id
-
-    @property
-    def project(self) -> str:
-        return self.job.project
-
-    @property
-    def attempt(self) -> int:
-        return self.job.attempt
 
     @property
     def scratch(self) -> Path:
