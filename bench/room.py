@@ -130,7 +130,7 @@ def _running(command: list[str], given: dict[str, str]) -> Iterator[Program]:
 def _ready_url(process: subprocess.Popen[str]) -> str:
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
-    said = []
+    said: list[str] = []
     end_s = time.monotonic() + START_S
     while True:
         try:

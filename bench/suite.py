@@ -25,7 +25,7 @@ from bench.room import ROOT, fresh_room
 
 HISTORY = ROOT / "bench" / "history.jsonl"
 SYNCS = 200
-WIDTHS = (36, 10, 10, 10, 10, 7)
+WIDTHS = (40, 9, 9, 9, 10, 9)
 
 
 class Results:
@@ -102,9 +102,8 @@ def verdict(row: Row, median: float) -> str:
 
 def _line(cells: Sequence[str], last: str) -> str:
     first, *rest = cells
-    return (
-        f"{first:<{WIDTHS[0]}}" + "".join(f"{cell:>{width}}" for cell, width in zip(rest, WIDTHS[1:], strict=False)) + f"  {last}"
-    )
+    middle = "".join(f"{cell:>{width}}" for cell, width in zip(rest, WIDTHS[1:], strict=True))
+    return f"{first:<{WIDTHS[0]}}{middle}  {last}".rstrip()
 
 
 def _number(value: float) -> str:
@@ -115,10 +114,9 @@ def _number(value: float) -> str:
 
 def machine_line(machine: dict[str, Any]) -> str:
     return (
-        f"{machine['cores']} cores {machine['arch']} (load {machine['load_1min']}), {machine['system']}, Python {machine['python']}, "
-        f"SQLite {machine['sqlite']}; fdatasync of 4 KiB on the data's disk: median {machine['fdatasync_median_ms']} ms, "
-        f"p99 {machine['fdatasync_p99_ms']} ms"
-    )
+        "{cores} cores {arch} (load {load_1min}), {system}, Python {python}, SQLite {sqlite};\n"
+        "fdatasync of 4 KiB on the data's disk: median {fdatasync_median_ms} ms, p99 {fdatasync_p99_ms} ms"
+    ).format_map(machine)
 
 
 # --- the history ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from bench.room import Room
 
 def _measure(room: Room) -> dict[str, float]:
     full_database(room.jobs_kept)
-    empty, full = [], []
+    empty: list[float] = []
+    full: list[float] = []
     for number in range(room.some(2, 1)):  # in turn, and turned round: first one, then the other goes first
         pair = [(empty, room.folder / f"empty-{number}"), (full, _copy(room, number))]
         for samples, data in pair if number % 2 == 0 else pair[::-1]:

@@ -10,7 +10,7 @@ from bench.room import Room, ask
 
 def _measure(room: Room) -> dict[str, float]:
     try:
-        import psutil
+        import psutil  # type: ignore[import-untyped]
     except ImportError as error:
         raise Unmeasurable("psutil is not installed") from error
     with room.serving(room.folder / "data") as server:
