@@ -29,6 +29,8 @@ from milepost.wire.native import (
 
 RETRY_AFTER = (b"retry-after", b"1")  # of every answer about a job that is not final
 DEADLINE_S_MAX = 1e10  # three hundred years: an instant must fit into the store's 64 bits
+# Pollers ask again and again for what did not change: the text of a version, which its ETag names, is made once.
+SHOWN_MAX, SHOWN_BYTES_MAX = 1024, 4096
 SPACE = b" \t\r\n"
 
 
@@ -164,27 +166,31 @@ async def show(call: Call) -> Reply:
     seen, wait_s = call.headers.get(b"if-none-match"), call.wait_s()
     if wait_s is not None and job.state not in FINAL:
         job = await _wait(call, job, project, seen, wait_s)
-    reply = await _answer(call, job, status=200)
-    if seen is not None and etag_matches(seen, reply.headers[0][1]):
-        reply.status, reply.body = 304, b""
+    reply = await _answer(call, job, status=200, seen=seen)
     if wait_s is not None:
         reply.headers.append((b"preference-applied", f"wait={wait_s:g}".encode()))
     return reply
 
 
-async def _answer(call: Call, job: Job, *, status: int) -> Reply:
-    """The job with its ETag (the first header) and, while it is not final, Retry-After."""
+async def _answer(call: Call, job: Job, *, status: int, seen: bytes | None = None) -> Reply:
+    """The job with its ETag and, while it is not final, Retry-After; 304 when `seen` has that ETag."""
+    by_state = None
     if job.sub_total:
         counts = (await call.state.store.count_sub_jobs((job.id,))).get(job.id)
         by_state = {} if counts is None else counts.by_state
-        etag = etag_of(job, by_state)
+    etag = etag_of(job, by_state)
+    headers = [(b"etag", etag)] if job.state in FINAL else [(b"etag", etag), RETRY_AFTER]
+    if seen is not None and etag_matches(seen, etag):
+        return Reply(304, b"", headers)
+    shown = call.state.shown
+    body = shown.get(etag)
+    if body is None:
         body = encode(from_job(job, by_state))
-    else:
-        etag = etag_of(job, None)
-        body = encode(from_job(job))
-    if job.state in FINAL:
-        return Reply(status, body, [(b"etag", etag)])
-    return Reply(status, body, [(b"etag", etag), RETRY_AFTER])
+        if len(body) <= SHOWN_BYTES_MAX:
+            if len(shown) >= SHOWN_MAX:
+                shown.clear()
+            shown[etag] = body
+    return Reply(status, body, headers)
 
 
 def etag_of(job: Job, by_state: dict[State, int] | None) -> bytes:

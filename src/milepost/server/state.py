@@ -32,6 +32,7 @@ class AppState:
         "rates",
         "service",
         "settings",
+        "shown",
         "slots",
         "store",
     )
@@ -54,4 +55,5 @@ class AppState:
         self.kinds: Kinds = service.kinds
         self.settings, self.clock, self.objects, self.identities = settings, clock, objects, identities
         self.rates, self.slots, self.hub, self.http = rates, slots, hub, http
+        self.shown: dict[bytes, bytes] = {}  # ETag -> the job's text: see `jobs`
         self.engine: Any = None

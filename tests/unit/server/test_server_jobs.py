@@ -10,6 +10,7 @@ import pytest
 from server_house import DEADLINE_S, House, Web, open_house
 
 from milepost.job import State
+from milepost.server import jobs
 from milepost.server.jobs import etag_matches, labels_of
 
 ECHO = {"kind": "echo", "input": {"text": "hi"}}
@@ -219,6 +220,21 @@ async def test_an_unchanged_job_is_304_and_a_changed_one_is_not(house: House, we
     assert (same.status, same.body, same.headers["etag"]) == (304, b"", first.headers["etag"])
     assert weak.status == 304
     assert (changed.status, changed.json["state"]) == (200, "running")
+
+
+async def test_the_text_of_a_version_is_kept_within_bounds_and_never_outlives_it(
+    house: House, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "SHOWN_MAX", 3)
+    ids = [(await submit(web))["id"] for _ in range(5)]
+    first = {id: (await web.get(f"/jobs/{id}")).body for id in ids}
+    assert len(house.app.state.shown) <= 3
+    assert {id: (await web.get(f"/jobs/{id}")).body for id in ids} == first
+    large = await web.post("/jobs", {"kind": "echo", "input": {"text": "x" * jobs.SHOWN_BYTES_MAX}})
+    assert large.headers["etag"].encode() not in house.app.state.shown
+    for id in ids:
+        await web.post(f"/jobs/{id}/cancel")
+    assert {(await web.get(f"/jobs/{id}")).json["state"] for id in ids} == {"cancelled"}
 
 
 async def test_a_parent_changes_its_etag_with_its_sub_jobs(house: House, web: Web) -> None:
