@@ -8,9 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from milepost.engine.context import Running
-from milepost.engine.kinds import kind
-from milepost.errors import PermanentError, RetryableError
+from milepost import PermanentError, RetryableError, Running, kind
 
 
 class SleepInput(msgspec.Struct, forbid_unknown_fields=True):

@@ -17,8 +17,8 @@ import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from milepost.errors import PermanentError, RetryableError
-from milepost.process import Ended, Limits, ProgramMissing, run_process
+from milepost import Limits, PermanentError, RetryableError
+from milepost.process import Ended, ProgramMissing, run_process
 from milepost.work.fetch import NO_SPACE_DELAY_S
 from milepost.work.inspection import Inspected, inspect_image
 from milepost.work.threads import Stop, in_thread

@@ -34,8 +34,8 @@ from time import monotonic
 
 import msgspec
 
+from milepost import Forbidden, InvalidInput, PermanentError, ProtocolError, RetryableError, Unreachable
 from milepost.egress import Answer, EgressPolicy, Timeouts, open_guarded, redact
-from milepost.errors import Forbidden, InvalidInput, PermanentError, ProtocolError, RetryableError, Unreachable
 from milepost.work.threads import in_thread
 
 WRITE_BYTES = 4 << 20  # of one write, in a thread

@@ -41,12 +41,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from milepost import Conflict, Limits, NotFound, PermanentError, RetryableError, Running, Snooze, kind
 from milepost.egress import EgressPolicy
-from milepost.engine.context import Running, Snooze
-from milepost.engine.kinds import kind
-from milepost.errors import Conflict, NotFound, PermanentError, RetryableError
 from milepost.image import DISK_FORMATS, IMAGE, Image, ImageStatus, Visibility, decode_image, encode_image
-from milepost.process import Limits
 from milepost.store import Resource
 from milepost.work.convert import TARGETS, check_image, convert_image, needs_conversion
 from milepost.work.fetch import NO_SPACE_DELAY_S, FetchLimits, fetch

@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 from oslo_utils.imageutils import format_inspector
 
-from milepost.errors import PermanentError
+from milepost import PermanentError
 from milepost.work.threads import Stop
 
 FORMATS = ("raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi", "iso")
