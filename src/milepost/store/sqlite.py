@@ -138,6 +138,7 @@ class SqliteStore(SqliteRecords):
         self._thread_connections: list[sqlite3.Connection] = []
         self._lease_guard = threading.Lock()
         self._lease_connection: sqlite3.Connection | None = None
+        self._closed = False
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -145,6 +146,7 @@ class SqliteStore(SqliteRecords):
         """Errors: StoreUnavailable when the file cannot be opened, is newer than this code, or has a server already."""
         if self._lock_wanted:
             self._take_lock()
+        self._closed = False
         try:
             self._write = self._connect()
             migrate_sqlite(self._write)
@@ -163,13 +165,20 @@ class SqliteStore(SqliteRecords):
         await self._writer.close()
         if self._readers is not None:
             self._readers.shutdown()
-        for connection in (*self._thread_connections, self._lease_connection, self._read, self._write):
-            if connection is not None:
-                connection.close()
-        self._lease_connection = None
+        await asyncio.to_thread(self._close_lease)
+        for connection in (*self._thread_connections, self._read, self._write):
+            connection.close()
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
+
+    def _close_lease(self) -> None:
+        """A renewal whose caller was cancelled goes on in its thread: closing the connection under it would crash the process."""
+        with self._lease_guard:
+            self._closed = True
+            if self._lease_connection is not None:
+                self._lease_connection.close()
+                self._lease_connection = None
 
     async def ping(self) -> None:
         await self._writer.do(lambda tx: tx.execute(SQL.prove_write, (1,)) and None)
@@ -309,6 +318,8 @@ class SqliteStore(SqliteRecords):
 
     def _renew_here(self, worker: WorkerId, now_us: int, lease_s: float) -> Renewal:
         with self._lease_guard:
+            if self._closed:
+                raise StoreUnavailable("the store is closed")
             try:
                 if self._lease_connection is None:
                     self._lease_connection = self._connect()
@@ -732,8 +743,7 @@ def _list_sql(query: JobQuery, connection: sqlite3.Connection) -> tuple[str, lis
         marks = ", ".join("?" * len(query.kinds))
         add(f"kind IN ({marks})", *query.kinds)
     if query.states is not None:
-        words = ", ".join(f"'{State(state).value}'" for state in query.states) or "''"
-        add(f"state IN ({words})")
+        where.extend(_state_conditions(frozenset(query.states)))
     if query.queue is not None:
         add("queue = ?", query.queue)
     for key, value in query.labels:
@@ -756,6 +766,28 @@ def _list_sql(query: JobQuery, connection: sqlite3.Connection) -> tuple[str, lis
     params.append(query.limit)
     named = ", ".join(f"c{index}" for index in range(33))
     return f"WITH page ({named}) AS ({inner}) SELECT json_group_array(json_array({named})) FROM page", params  # noqa: S608
+
+
+_LIVE_IDS = {
+    State.READY: (
+        "SELECT id FROM job INDEXED BY job_due WHERE state = 'ready' AND due = 1 "
+        "UNION ALL SELECT id FROM job INDEXED BY job_scheduled WHERE state = 'ready' AND due = 0"
+    ),
+    State.RUNNING: "SELECT id FROM job INDEXED BY job_running WHERE state = 'running'",
+    State.HELD: "SELECT id FROM job INDEXED BY job_parked WHERE state IN ('held','waiting') AND state = 'held'",
+    State.WAITING: "SELECT id FROM job INDEXED BY job_parked WHERE state IN ('held','waiting') AND state = 'waiting'",
+}
+
+
+def _state_conditions(states: frozenset[State]) -> list[str]:
+    """A filter on states that finds few rows among many: SQLite takes a partial index only where its own condition is repeated."""
+    words = ", ".join(sorted(f"'{state}'" for state in states)) or "''"
+    filters = [f"state = {words}" if len(states) == 1 else f"state IN ({words})"]
+    if states <= {State.FAILED, State.CANCELLED}:
+        filters.append("state IN ('failed','cancelled')")
+    elif states <= _LIVE_IDS.keys():
+        filters.append(f"id IN ({' UNION ALL '.join(_LIVE_IDS[state] for state in sorted(states))})")
+    return filters
 
 
 def _add_keyset(add: Callable[..., None], order: list[str], at: list[Any], beyond: str, *, descending: bool) -> None:
