@@ -17,7 +17,7 @@ from milepost.errors import InvalidInput
 
 def bench(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGUMENT…]", help="handed to the suite", show_default=False)
+        list[str] | None, typer.Argument(metavar="ARGUMENT", help="handed to the suite", show_default=False)
     ] = None,
 ) -> None:
     """Measure throughput, latency and fsync on this machine, in one run; needs the source tree, where bench/ is."""

@@ -18,9 +18,7 @@ from milepost.wire.native import NativeKind, NativeQueue
 @connected
 def kinds(
     place: Place,
-    name: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="show this one, with the schema of its input", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="show this one, with the schema of its input", show_default=False)] = None,
 ) -> Exit:
     """List what the server can run, or show one kind with its JSON Schemas."""
     found, show = place.client.kinds(), place.show

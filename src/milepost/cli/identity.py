@@ -257,7 +257,7 @@ async def _where(identities: Any, store: Any, user: str, project: str | None) ->
 
 @key_app.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="what it is for")] = "default",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="what it is for")] = "default",
     user: OfUser = None,
     project: OfProject = None,
     days: Annotated[float, typer.Option(min=0.001, help="how long it works")] = 365.0,

@@ -20,7 +20,7 @@ from milepost.wire import JobView
 SHAPE = "How it runs"
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="job id, or its handle as JSON")]
-ManyIds = Annotated[list[str], typer.Argument(metavar="ID…", help="job ids, or their handles as JSON", show_default=False)]
+ManyIds = Annotated[list[str], typer.Argument(metavar="ID", help="job ids, or their handles as JSON", show_default=False)]
 Label = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="label; repeatable")]
 
 
@@ -29,7 +29,7 @@ def submit(
     place: Place,
     kind: Annotated[str, typer.Argument(metavar="KIND", help="what to run; `milepost kinds` lists them")],
     input: Annotated[
-        str | None, typer.Argument(metavar="[INPUT]", help="JSON text, @FILE, or - for stdin", show_default=False)
+        str | None, typer.Argument(metavar="INPUT", help="JSON text, @FILE, or - for stdin", show_default=False)
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="wait for its end, and exit with what it came to")] = False,
     timeout: Timeout = None,

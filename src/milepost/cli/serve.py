@@ -14,7 +14,7 @@ from milepost.errors import InvalidInput
 
 def serve(
     modules: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODULE…]", help="modules or .py files with your own kinds", show_default=False)
+        list[str] | None, typer.Argument(metavar="MODULE", help="modules or .py files with your own kinds", show_default=False)
     ] = None,
     host: Annotated[str | None, typer.Option(envvar="MILEPOST_HOST", help="address to listen on [dim](127.0.0.1)[/dim]")] = None,
     port: Annotated[

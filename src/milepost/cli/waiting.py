@@ -23,6 +23,7 @@ from milepost.errors import InvalidInput, MilepostError
 from milepost.wire import JobView
 
 REDRAWS_PER_S = 8
+PROGRESS_EVERY_S = 2.0  # least time between two plain lines about the same state
 
 Every = Annotated[
     float | None,
@@ -35,7 +36,7 @@ From = Annotated[
         "--from", exists=True, dir_okay=False, allow_dash=True, help="file of job handles, one JSON object a line; - is stdin"
     ),
 ]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="ID…", help="job ids, or their handles as JSON", show_default=False)]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="job ids, or their handles as JSON", show_default=False)]
 
 
 @connected
@@ -108,14 +109,18 @@ def _draw(show: Show, views: Iterator[JobView]) -> JobView:
 
 
 def _tell_states(show: Show, job: JobHandle, timeout_s: float | None, cadence: Cadence | None, quiet: bool) -> JobView:
-    told: list[str] = []
+    """A line for each new state and for the end, and one now and then about progress."""
+    told: tuple[str, float] = ("", 0.0)
 
     def tell(view: JobView) -> None:
-        if not quiet and not show.as_json and (view.done or view.state not in told):
-            told.append(view.state)
+        nonlocal told
+        now_s = time.monotonic()
+        if view.done or view.state != told[0] or now_s - told[1] >= PROGRESS_EVERY_S:
+            told = (view.state, now_s)
             show.line(plain_line(view))
 
-    job.wait(timeout_s=timeout_s, cadence=cadence, raise_on_failure=False, on_change=None if quiet or show.as_json else tell)
+    silent = quiet or show.as_json
+    job.wait(timeout_s=timeout_s, cadence=cadence, raise_on_failure=False, on_change=None if silent else tell)
     return job.view
 
 
