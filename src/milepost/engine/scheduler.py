@@ -24,12 +24,15 @@ class Scheduler:
 
     async def run(self) -> None:
         while True:
+            begun_s = self._clock.monotonic_s()
             try:
                 pause_s = await self.run_once()
             except StoreUnavailable as error:
                 log.error("cannot look for due jobs, trying again", error=str(error))
                 pause_s = 1.0
-            await self._dispatch.next_schedule(pause_s)
+            # The pause counts from the look: a clock that was moved meanwhile must not make it longer.
+            passed_s = self._clock.monotonic_s() - begun_s
+            await self._dispatch.next_schedule(max(0.0, pause_s - passed_s))
 
     async def run_once(self) -> float:
         """Returns in how many seconds something is due next."""
