@@ -1,9 +1,11 @@
 -- Everything a Milepost server must not lose.  Instants are Unix microseconds (UTC); JSON is stored as text.
+-- The CHECKs of job spell their lists out with OR: SQLite builds a temporary table for IN each time a statement runs.
 
 CREATE TABLE job (
   id              TEXT PRIMARY KEY,             -- UUIDv7: rows are appended in the order of their keys
   kind            TEXT NOT NULL,
-  state           TEXT NOT NULL CHECK (state IN ('held','ready','running','waiting','succeeded','failed','cancelled')),
+  state           TEXT NOT NULL CHECK (state = 'succeeded' OR state = 'running' OR state = 'ready' OR state = 'failed'
+                                      OR state = 'cancelled' OR state = 'held' OR state = 'waiting'),
   project         TEXT NOT NULL,
   queue           TEXT NOT NULL,
   priority        INTEGER NOT NULL,
@@ -37,7 +39,7 @@ CREATE TABLE job (
   error           TEXT,
   input           TEXT NOT NULL,
   result          TEXT,
-  CHECK ((state IN ('succeeded','failed','cancelled')) = (ended_us IS NOT NULL)),
+  CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled') = (ended_us IS NOT NULL)),
   CHECK ((state = 'running') = (lease_by IS NOT NULL))
 ) WITHOUT ROWID;
 
@@ -52,7 +54,9 @@ CREATE INDEX job_deadline  ON job (deadline_us) WHERE deadline_us IS NOT NULL AN
 CREATE INDEX job_expiry    ON job (expires_us) WHERE expires_us IS NOT NULL;
 CREATE INDEX job_project   ON job (project, id) WHERE parent_id IS NULL;
 CREATE INDEX job_kind      ON job (kind, project, id) WHERE parent_id IS NULL;
-CREATE INDEX job_bad       ON job (state, project, id) WHERE parent_id IS NULL AND state IN ('failed','cancelled');
+CREATE INDEX job_kind_all  ON job (kind, id) WHERE parent_id IS NULL;
+CREATE INDEX job_bad       ON job (project, id) WHERE parent_id IS NULL AND state IN ('failed','cancelled');
+CREATE INDEX job_bad_all   ON job (id) WHERE parent_id IS NULL AND state IN ('failed','cancelled');
 CREATE UNIQUE INDEX job_idempotency ON job (project, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
 CREATE TABLE job_label (
