@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from milepost.errors import MilepostError, StoreUnavailable
+from milepost.errors import InvalidInput, MilepostError, StoreUnavailable
 from milepost.job import Event
 from milepost.store import Listener, StoreStats
 
@@ -144,7 +144,7 @@ class Writer:
                     self._run_one(tx, operation, done)
                 self._flush_jobs(tx)
             self._flush_events(tx)
-        except sqlite3.Error:
+        except Exception:  # sqlite3.Error, or a value that has no SQLite form: text with lone surrogates, too large a number
             self._rollback(tx)
             self._one_by_one([*adding, *others])
             return
@@ -227,7 +227,7 @@ class Writer:
                 self._connection.execute("COMMIT")
             except Exception as error:
                 self._rollback(tx)
-                operation.future.set_exception(error if isinstance(error, MilepostError) else unavailable(error))
+                operation.future.set_exception(refused(error))
                 continue
             self.next_event_id = tx.next_event_id
             operation.future.set_result(result)
@@ -302,6 +302,15 @@ class Writer:
 
 
 COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+def refused(error: Exception) -> MilepostError:
+    """What an operation's caller is told: its own error, that a value cannot be stored, or that the store is away."""
+    if isinstance(error, MilepostError):
+        return error
+    if isinstance(error, UnicodeError | OverflowError):
+        return InvalidInput(f"a value cannot be stored: {error}", hint="text must be valid UTF-8, numbers fit into 64 bits")
+    return unavailable(error)
 
 
 def unavailable(error: Exception) -> StoreUnavailable:
