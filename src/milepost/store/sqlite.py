@@ -303,8 +303,15 @@ class SqliteStore(SqliteRecords):
         self._writer.on_ready = tell
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        self._writer.listeners.append(listener)
-        return lambda: self._writer.listeners.remove(listener)
+        home, tell = asyncio.get_running_loop(), listener
+        if home is not self._writer.loop:
+
+            def tell(events: Sequence[Event]) -> None:
+                if not home.is_closed():
+                    home.call_soon_threadsafe(listener, events)
+
+        self._writer.listeners.append(tell)
+        return lambda: self._writer.listeners.remove(tell)
 
     # --- worker ----------------------------------------------------------------------------------------------------
 
@@ -754,7 +761,8 @@ def _list_sql(query: JobQuery, connection: sqlite3.Connection) -> tuple[str, lis
     # Ids grow with creation, so sorting by id is sorting by (created_us, id).
     order = ["id"] if query.sort in ("created_us", "id") else [query.sort, "id"]
     if query.after is not None:
-        row = connection.execute(f"SELECT {', '.join(order)} FROM job WHERE id = ?", (query.after,)).fetchone()  # noqa: S608
+        start = f"SELECT {', '.join(order)} FROM job WHERE id = ?1 AND (?2 IS NULL OR project = ?2)"  # noqa: S608
+        row = connection.execute(start, (query.after, query.project)).fetchone()
         if row is None:
             raise NotFound(f"no job {query.after} to start behind", job_id=query.after)
         _add_keyset(add, order, list(row), beyond, descending=query.descending)

@@ -76,7 +76,7 @@ class Writer:
         self._tx = Transaction(connection)
         self._adding: deque[Operation] = deque()
         self._others: deque[Operation] = deque()
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._scheduled = False
         self._busy_since: float | None = None
         self._closed = False
@@ -103,8 +103,8 @@ class Writer:
 
     def _put(self, lane: deque[Operation], run: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._put_here(lane, run, args), self._loop))
+        if loop is not self.loop:
+            return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._put_here(lane, run, args), self.loop))
         if self._closed:
             raise StoreUnavailable("the store is closed")
         future: asyncio.Future[Any] = loop.create_future()
@@ -177,7 +177,7 @@ class Writer:
             now_s = time.monotonic()
             self._busy_since = self._busy_since or now_s
             if now_s - self._busy_since < BUSY_S and "locked" in str(error):
-                self._loop.call_later(BUSY_PAUSE_S, self._run_batch)
+                self.loop.call_later(BUSY_PAUSE_S, self._run_batch)
                 return False
             self._fail_all(error)
             return False
@@ -249,9 +249,9 @@ class Writer:
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error:
-            self._loop.call_soon_threadsafe(self._commit_failed, operations)
+            self.loop.call_soon_threadsafe(self._commit_failed, operations)
         else:
-            self._loop.call_soon_threadsafe(self._committed, done, started_s)
+            self.loop.call_soon_threadsafe(self._committed, done, started_s)
 
     def _commit_failed(self, operations: list[Operation]) -> None:
         self._rollback(self._tx)

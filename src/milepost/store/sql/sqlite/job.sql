@@ -190,9 +190,12 @@ SELECT event.id, event.job_id, job.root_id, job.project, event.seq, event.type, 
  ORDER BY event.id LIMIT :limit;
 
 -- name: list_expired
+-- A root that failed by its deadline may end before a sub-job that a worker still runs: it is kept until that one ended too.
 -- params: now_us, limit
 SELECT id FROM job
  WHERE expires_us IS NOT NULL AND expires_us <= :now_us AND parent_id IS NULL AND state IN ('succeeded','failed','cancelled')
+   AND NOT EXISTS (SELECT 1 FROM job AS sub
+                    WHERE sub.root_id = job.id AND sub.parent_id IS NOT NULL AND sub.state IN ('held','ready','running','waiting'))
  ORDER BY expires_us LIMIT :limit;
 
 -- name: list_tree
