@@ -277,8 +277,6 @@ class Demo:
             story.seen(f"it went on at byte {last_start:,} of {self.source.size_bytes:,}, by Range, and did not begin again")
         else:
             story.say("an image as small as this one is fetched again from its begin")
-        taken = sum(count for _, count in answers)
-        story.seen(f"it went on at byte {last_start:,} of {self.source.size_bytes:,}, by Range, and did not begin again")
         again = max(0, taken - self.source.size_bytes)
         story.seen(
             f"the image server sent {_size(taken)} in all: {_size(again)} "

@@ -31,10 +31,8 @@ Every = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but the exit code")]
 From = Annotated[
-    Path | None,
-    typer.Option(
-        "--from", exists=True, dir_okay=False, allow_dash=True, help="file of job handles, one JSON object a line; - is stdin"
-    ),
+    str | None,
+    typer.Option("--from", metavar="FILE", help="job handles or ids, one a line, as `submit --json` prints; - is stdin"),
 ]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="job ids, or their handles as JSON", show_default=False)]
 
@@ -148,7 +146,7 @@ def _tell_result(show: Show, view: JobView) -> None:
 Groups = list[tuple[Client, list[JobHandle]]]
 
 
-def _groups(place: Place, ids: list[str], source: Path | None) -> Groups:
+def _groups(place: Place, ids: list[str], source: str | None) -> Groups:
     """The jobs by the client that reaches them: ids by this command line's, handles by their own."""
     clients: dict[Any, tuple[Client, list[JobHandle]]] = {}
     for text in [*ids, *_lines(source)]:
@@ -164,10 +162,13 @@ def _groups(place: Place, ids: list[str], source: Path | None) -> Groups:
     return list(clients.values())
 
 
-def _lines(source: Path | None) -> list[str]:
+def _lines(source: str | None) -> list[str]:
     if source is None:
         return []
-    text = sys.stdin.read() if str(source) == "-" else source.read_text("utf-8")
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the handles cannot be read: {error}", path="--from") from error
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
