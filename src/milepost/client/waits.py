@@ -99,7 +99,7 @@ def probe(session: Session, known: Known, cadence: Cadence, deadline: Deadline, 
     """Ask once, as a long poll where the wire has it; returns the pause before the next probe, seconds."""
     dialect = session.dialect
     long_s = 0.0 if cadence.every_s is not None else min(dialect.long_poll_s, deadline.left_s)
-    if known.in_a_row:  # a server in trouble is not asked to keep a request open
+    if known.in_a_row or (changes and known.etag is None):  # a server in trouble is not kept busy; the first view is due at once
         long_s = 0.0
     etag = known.etag if changes else None
     asked_s, before = session.clock.monotonic_s(), known.view
@@ -107,6 +107,8 @@ def probe(session: Session, known: Known, cadence: Cadence, deadline: Deadline, 
     reply = yield from session.ask(dialect.probe(known.id, etag=etag, wait_s=long_s), timeout_s=timeout_s)
     delay_s = absorb(session, known, reply, cadence)
     took_s = session.clock.monotonic_s() - asked_s
+    if changes and etag is None and known.etag is not None:
+        return 0.0  # the next one waits for a change
     if not known.in_a_row and long_s >= 1 and (took_s >= 0.8 * long_s or (changes and known.view != before)):
         return 0.0  # the server did the waiting
     return delay_s

@@ -215,6 +215,15 @@ def test_each_change_is_emitted_once_and_the_end_last() -> None:
     assert talk.asked[1][1].headers["If-None-Match"] == '"1"'
 
 
+def test_the_first_view_is_not_waited_for() -> None:
+    talk = Talk(script(job("running"), (5.0, job("succeeded"))))
+    wait(talk, changes=True)
+    first, second = (request.headers for _, request in talk.asked)
+    assert "Prefer" not in first
+    assert second["Prefer"] == "wait=20"
+    assert talk.slept == []
+
+
 def test_a_job_seen_final_stays_final() -> None:
     known = Known(ID)
     wait(Talk(script(job("succeeded"))), known)
