@@ -12,6 +12,7 @@ All blocks of a page share a folder and two ports; `8080` and `8081` in them are
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
@@ -22,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -328,6 +329,29 @@ def check_output(expected: list[str], printed: str, where: str) -> None:
             lines.pop(0)
         assert lines, f"{where}: no line like {want!r} in\n{printed}"
         lines.pop(0)
+
+
+def test_the_signature_check_that_is_shown_checks() -> None:
+    """The function of how-to/receive-callbacks.md, against what the courier signs."""
+    from milepost.engine.courier import sign
+
+    (text,) = [block.text for block in blocks(DOCS / "how-to" / "receive-callbacks.md") if "def is_genuine" in block.text]
+    shown: dict[str, Any] = {}
+    exec(compile(text, "receive-callbacks.md", "exec"), shown)
+    secret, body, now_s = "whsec_" + base64.b64encode(bytes(range(32))).decode(), b'{"type":"job.succeeded"}', int(time.time())
+
+    def headers(at_s: int) -> dict[str, str]:
+        return {
+            "webhook-id": "dlv_1",
+            "webhook-timestamp": str(at_s),
+            "webhook-signature": sign(secret, "dlv_1", at_s, body),
+        }
+
+    assert shown["is_genuine"](secret, headers(now_s), body)
+    assert not shown["is_genuine"](secret, headers(now_s), body + b" ")
+    assert not shown["is_genuine"](secret, headers(now_s - 3600), body)
+    assert not shown["is_genuine"](secret, {**headers(now_s), "webhook-id": "dlv_2"}, body)
+    assert not shown["is_genuine"]("whsec_" + base64.b64encode(bytes(32)).decode(), headers(now_s), body)
 
 
 def test_the_pages_that_promise_to_run_do() -> None:
