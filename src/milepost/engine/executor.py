@@ -152,7 +152,8 @@ class Executor:
             else:
                 await self._finish(attempt, outcome)
         finally:
-            del self.attempts[job.id]
+            if self.attempts.get(job.id) is attempt:  # else a later attempt runs here: this one had lost its lease
+                del self.attempts[job.id]
             self.in_queue[job.queue] -= 1
             self._on_free(job.queue)
 

@@ -68,7 +68,7 @@ class Node:
             running=lambda: frozenset(self.executor.attempts.copy()),
             on_renewal=self._on_renewal,
         )
-        self.rescuer = Rescuer(store, clock, settings, self.stats)
+        self.rescuer = Rescuer(store, clock, settings, self.stats, renew=self.heartbeat.run_once)
         self.scheduler = Scheduler(store, dispatch, clock, settings)
         self.pruner = Pruner(store, clock, settings, self.stats, on_round=self._after_prune)
         self.courier = Courier(

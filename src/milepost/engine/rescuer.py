@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import structlog
 
 from milepost.clock import Clock
@@ -18,10 +20,14 @@ class Rescuer:
 
     Failure mode: a wall clock that jumps forward makes every lease look expired.  A jump shows as wall time that passed without
     monotonic time; after one, this loop holds still for a lease, until every living worker has renewed by the new clock.
+    A process that was frozen for longer than its lease wakes up here before its heartbeat may: so each round renews first, and
+    then looks with an instant from before.  What nobody else has taken meanwhile is still its own.
     """
 
-    def __init__(self, store: Store, clock: Clock, settings: Settings, stats: EngineStats) -> None:
-        self._store, self._clock, self._settings, self._stats = store, clock, settings, stats
+    def __init__(
+        self, store: Store, clock: Clock, settings: Settings, stats: EngineStats, *, renew: Callable[[], Awaitable[object]]
+    ) -> None:
+        self._store, self._clock, self._settings, self._stats, self._renew = store, clock, settings, stats, renew
         self._seen_us, self._seen_s = clock.now_us(), clock.monotonic_s()
         self._still_until_s = float("-inf")
 
@@ -43,6 +49,7 @@ class Rescuer:
             self._still_until_s = now_s + self._settings.lease_s
         if now_s < self._still_until_s:
             return 0
+        await self._renew()
         rescued = await self._store.rescue_expired(
             now_us=now_us,
             crashes_max=self._settings.crashes_max,
