@@ -125,6 +125,21 @@ def enable_project(project: Project, data: Data = None, json: Json = False) -> N
     _enable_project(project, True, data, json)
 
 
+@project_app.command("secret")
+def renew_secret(project: Project, data: Data = None, json: Json = False) -> None:
+    """Make a new secret that signs the project's callbacks from now on; the old one is forgotten."""
+
+    async def act(identities: Any, _: Any) -> dict[str, Any]:
+        made = await identities.renew_callback_secret(project)
+        return {"id": made.id, "name": made.name, "callback_secret": made.callback_secret}
+
+    def tell(show: Show, fields: dict[str, Any]) -> None:
+        _fields(show, fields)
+        _secret(show, "secret")
+
+    _run(json, data, act, tell)
+
+
 def _enable_project(project: str, enabled: bool, data: str | None, json: bool) -> None:
     async def act(identities: Any, _: Any) -> dict[str, Any]:
         made = await identities.set_project_enabled(project, enabled)

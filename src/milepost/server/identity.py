@@ -23,7 +23,7 @@ import msgspec
 from milepost.clock import Clock
 from milepost.errors import Conflict, Forbidden, InvalidInput, NotFound, Throttled, Unauthenticated
 from milepost.job import ProjectId
-from milepost.server.auth import Identity, digest_of
+from milepost.server.auth import DEFAULT_PROJECT, Identity, digest_of
 from milepost.settings import Settings
 from milepost.store import AccessKey, Grant, Project, Store, Token, User
 
@@ -79,10 +79,19 @@ class Identities:
             id=project_id,
             name=name,
             domain=DOMAIN,
-            callback_secret="whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
+            callback_secret=_new_callback_secret(),
             created_us=self._clock.now_us(),
         )
         await self._store.add_project(project)
+        return project
+
+    async def renew_callback_secret(self, id_or_name: str) -> Project:
+        """A new secret signs callbacks from now on.  `default` is there also before its first job.  Errors: NotFound."""
+        if id_or_name == DEFAULT_PROJECT:
+            await self.ensure_project(DEFAULT_PROJECT)
+        found = await self._store.get_project(id_or_name)
+        project = msgspec.structs.replace(found, callback_secret=_new_callback_secret())
+        await self._store.update_project(project)
         return project
 
     async def project_id(self, id_or_name: str) -> ProjectId:
@@ -321,6 +330,11 @@ class Identities:
 def first_audit_id(token: Token) -> str:
     """The audit id of the token that began the chain: `own.first` is that of one that was asked for with another."""
     return token.audit_id.rpartition(".")[2]
+
+
+def _new_callback_secret() -> str:
+    """As Standard Webhooks writes one."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def _matches(stored: str, password: str) -> bool:

@@ -126,3 +126,15 @@ async def test_a_project_that_is_asked_for_exists_once(house: House) -> None:
     named = await house.identities.create_project("taken")
     other = await house.identities.ensure_project(ProjectId("taken"))
     assert (other.id, other.callback_secret == named.callback_secret) == ("taken", False)
+
+
+async def test_a_new_callback_secret_takes_the_old_ones_place_also_of_a_default_project_not_seen_yet(house: House) -> None:
+    made = await house.identities.create_project("demo")
+    renewed = await house.identities.renew_callback_secret("demo")
+    assert renewed.id == made.id
+    assert renewed.callback_secret != made.callback_secret
+    assert await house.store.get_project("demo") == renewed
+    first = await house.identities.renew_callback_secret("default")
+    assert await house.identities.ensure_project(ProjectId("default")) == first
+    with pytest.raises(NotFound):
+        await house.identities.renew_callback_secret("nobody")
