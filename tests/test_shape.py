@@ -20,7 +20,6 @@ PACKAGE = SRC / "milepost"
 LINES_MAX = 450
 LONGER: dict[str, str] = {
     # path under src/milepost: why it is one file all the same
-    "client/sync.py": "the blocking driver beside the calls on it; aio.py is its twin, line by line",
     "egress.py": "a guard that nothing goes around: parsing, resolving, pinning and following belong together",
     "engine/executor.py": "what an attempt came to is decided and written in one place",
     "store/sqlite.py": "the protocol's methods beside their operations; SQL, rows, writer and records are files of their own",

@@ -1,16 +1,16 @@
-"""The client for asyncio: the same conversations as `sync.py`, with `await`."""
+"""The client for asyncio: the same calls and conversations as `sync.py`, run by the awaiting driver."""
 
 from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from milepost.client import calls, waits
 from milepost.client.cadence import Cadence
+from milepost.client.drivers import AsyncDriver
 from milepost.client.identity import Credentials
 from milepost.client.jobview import SeenJob
 from milepost.client.known import Known
@@ -25,104 +25,12 @@ from milepost.client.open import (
     session_options,
     user_agent,
 )
-from milepost.client.session import Reply
-from milepost.client.steps import Ask, Emit, Gather, Open, Read, Sleep, Steps
-from milepost.client.transport import AsyncParts, AsyncTransport
-from milepost.errors import Unreachable
+from milepost.client.transport import AsyncTransport
 
 if TYPE_CHECKING:
     from milepost.job import Event
     from milepost.wire import JobView
     from milepost.wire.native import NativeKind, NativeQueue
-
-T = TypeVar("T")
-
-
-class _Streams:
-    """The one stream that a conversation has open."""
-
-    def __init__(self, transport: AsyncTransport) -> None:
-        self._transport, self._stack = transport, AsyncExitStack()
-        self._parts: AsyncParts | None = None
-
-    async def __aenter__(self) -> _Streams:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
-
-    async def open(self, step: Open) -> Reply:
-        await self._stack.aclose()
-        try:
-            self._parts = await self._stack.enter_async_context(self._transport.stream(step))
-        except Unreachable as error:
-            return error
-        return self._parts.response
-
-    async def read(self) -> bytes | Unreachable | None:
-        assert self._parts is not None, "a Read follows an Open that was answered"
-        try:
-            return await self._parts.read()
-        except Unreachable as error:
-            return error
-
-
-class Driver:
-    """Does what the steps say, on the running loop."""
-
-    def __init__(self, transport: AsyncTransport, sleep: Callable[[float], Awaitable[None]]) -> None:
-        self._transport, self._sleep = transport, sleep
-
-    async def run(self, steps: Steps[T], emit: Callable[[Any], None] | None = None) -> T:
-        """The conversation's own result; what it emits goes to `emit`."""
-        async with _Streams(self._transport) as streams:
-            reply: Any = None
-            while True:
-                try:
-                    step = steps.send(reply)
-                except StopIteration as stop:
-                    result: T = stop.value
-                    return result
-                reply = None
-                if not isinstance(step, Emit):
-                    reply = await self._do(step, streams)
-                elif emit is not None:
-                    emit(step.value)
-
-    async def iterate(self, steps: Steps[Any]) -> AsyncIterator[Any]:
-        """What the conversation emits, as it goes on."""
-        async with _Streams(self._transport) as streams:
-            reply: Any = None
-            while True:
-                try:
-                    step = steps.send(reply)
-                except StopIteration:
-                    return
-                reply = None
-                if isinstance(step, Emit):
-                    yield step.value
-                else:
-                    reply = await self._do(step, streams)
-
-    async def _do(self, step: Ask | Gather | Sleep | Open | Read, streams: _Streams) -> Any:
-        if isinstance(step, Ask):
-            return await self._send(step)
-        if isinstance(step, Sleep):
-            return await self._sleep(step.delay_s)
-        if isinstance(step, Open):
-            return await streams.open(step)
-        if isinstance(step, Read):
-            return await streams.read()
-        return list(await asyncio.gather(*(self._send(ask) for ask in step.asks)))
-
-    async def _send(self, ask: Ask) -> Reply:
-        try:
-            return await self._transport.send(ask)
-        except Unreachable as error:
-            return error
-
-    async def close(self) -> None:
-        await self._transport.close()
 
 
 class AsyncJobHandle(SeenJob):
@@ -212,7 +120,7 @@ class AsyncClient:
             credentials=credentials,
             **session_options(request_timeout_s, patience_s, cadence, None),
         )
-        self._driver = Driver(AsyncTransport(user_agent=user_agent(), verify=verify, ca_pem=read_ca(ca_file)), asyncio.sleep)
+        self._driver = AsyncDriver(AsyncTransport(user_agent=user_agent(), verify=verify, ca_pem=read_ca(ca_file)), asyncio.sleep)
 
     @classmethod
     def from_handle(cls, handle: Mapping[str, Any] | str | bytes, **options: Any) -> AsyncClient:

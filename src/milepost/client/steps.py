@@ -9,7 +9,7 @@
 | `Read` | reads the next part of the opened answer | bytes, None at the end, or `Unreachable` |
 | `Emit` | hands a value to the caller | None |
 
-`sync.py` and `aio.py` have one driver each; nothing else in this package does I/O.
+`drivers.py` has the two drivers; nothing else in this package does I/O.
 """
 
 from __future__ import annotations
