@@ -154,9 +154,13 @@ class SqliteStore(SqliteRecords):
         except sqlite3.Error as error:
             raise unavailable(error) from error
         self._writer = Writer(
-            self._write, in_memory=self.in_memory, insert_job=SQL.add_job, insert_event=SQL.add_event, stats=self.stats
+            self._write,
+            in_memory=self.in_memory,
+            insert_job=SQL.add_job,
+            insert_event=SQL.add_event,
+            last_event_id=SQL.last_event_id,
+            stats=self.stats,
         )
-        self._writer.next_event_id = self._read.execute(SQL.last_event_id).fetchone()[0] + 1
         self._writer.read_events = self._events_after
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="milepost-read")
 

@@ -67,11 +67,13 @@ class Writer:
         in_memory: bool,
         insert_job: str,
         insert_event: str,
+        last_event_id: str,
         stats: StoreStats,
     ) -> None:
         self._connection = connection
         self._in_memory = in_memory
-        self._insert_job, self._insert_event = insert_job, insert_event
+        self._insert_job, self._insert_event, self._last_event_id = insert_job, insert_event, last_event_id
+        self._data_version = -1
         self._stats = stats
         self._tx = Transaction(connection)
         self._adding: deque[Operation] = deque()
@@ -136,9 +138,9 @@ class Writer:
         self._others.clear()
         tx = self._tx
         tx.watched = bool(self.listeners)
-        tx.next_event_id = self.next_event_id
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         try:
+            self._number_events(tx)
             for lane in (adding, others):
                 for operation in lane:
                     self._run_one(tx, operation, done)
@@ -184,6 +186,14 @@ class Writer:
         self._busy_since = None
         return True
 
+    def _number_events(self, tx: Transaction) -> None:
+        """Event ids go on where the database is: behind those of another process, when one wrote since the last batch."""
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if version != self._data_version:
+            self._data_version = version
+            self.next_event_id = self._connection.execute(self._last_event_id).fetchone()[0] + 1
+        tx.next_event_id = self.next_event_id
+
     def _fail_all(self, error: sqlite3.Error) -> None:
         self._busy_since = None
         waiting = [*self._adding, *self._others]
@@ -218,9 +228,9 @@ class Writer:
             if operation.future.done():
                 continue
             tx = self._tx
-            tx.next_event_id = self.next_event_id
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
+                self._number_events(tx)
                 result = operation.run(tx, *operation.args)
                 self._flush_jobs(tx)
                 self._flush_events(tx)
