@@ -40,6 +40,9 @@ log = structlog.get_logger("milepost")
 
 BUILT_IN = ("milepost.work.basics", "milepost.work.images")
 ANSWER_BYTES_MAX = 2048
+# How long a thread may keep Python's lock from the others (Python: 5 ms).  The commit thread needs it for some microseconds before
+# and after each commit, and everybody whose write is in that commit waits with it.
+SWITCH_S = 0.0001
 
 
 def store_path(settings: Settings) -> Path | str:
@@ -162,6 +165,7 @@ class System:
 @asynccontextmanager
 async def running_system(settings: Settings, *, kinds: Kinds | None = None, clock: Clock | None = None) -> AsyncIterator[System]:
     """A store, an engine and an application that run in this loop; no socket."""
+    sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
     async with open_store(settings) as store:
         objects = _open_objects(settings)
         kinds = _keep_tasks(load_kinds() if kinds is None else kinds, settings.task_keep_h)
