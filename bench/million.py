@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -76,6 +77,8 @@ def full_database(rows: int) -> Path:
     folder = BUILD / f"finished-{rows}-{_schema()}"
     path = folder / "milepost.db"
     if not path.is_file():
+        for old in BUILD.glob(f"finished-{rows}-*"):
+            shutil.rmtree(old)
         made = BUILD / f"{folder.name}.part"
         asyncio.run(_make_empty(made))
         _fill(made / "milepost.db", rows)
