@@ -40,8 +40,8 @@ log = structlog.get_logger("milepost")
 
 BUILT_IN = ("milepost.work.basics", "milepost.work.images")
 ANSWER_BYTES_MAX = 2048
-# How long a thread may keep Python's lock from the others (Python: 5 ms).  The commit thread needs it for some microseconds before
-# and after each commit, and everybody whose write is in that commit waits with it.
+# How long a thread may keep Python's lock from the others (Python: 5 ms).  The commit thread needs it for some microseconds
+# before and after each commit, and everybody whose write is in that commit waits with it.
 SWITCH_S = 0.0001
 
 
