@@ -772,7 +772,7 @@ def _list_sql(query: JobQuery, connection: sqlite3.Connection) -> tuple[str, lis
         _add_keyset(add, order, list(row), beyond, descending=query.descending)
     columns = _COLUMNS if query.bodies else _LIST_COLUMNS
     inner = (
-        f"SELECT {columns} FROM job WHERE {' AND '.join(where)} "  # noqa: S608
+        f"SELECT {columns} FROM job {_index_hint(query)} WHERE {' AND '.join(where)} "  # noqa: S608
         f"ORDER BY {', '.join(f'{column} {direction}' for column in order)} LIMIT ?"
     )
     params.append(query.limit)
@@ -780,6 +780,7 @@ def _list_sql(query: JobQuery, connection: sqlite3.Connection) -> tuple[str, lis
     return f"WITH page ({named}) AS ({inner}) SELECT json_group_array(json_array({named})) FROM page", params  # noqa: S608
 
 
+_BAD = frozenset({State.FAILED, State.CANCELLED})
 _LIVE_IDS = {
     State.READY: (
         "SELECT id FROM job INDEXED BY job_due WHERE state = 'ready' AND due = 1 "
@@ -792,14 +793,22 @@ _LIVE_IDS = {
 
 
 def _state_conditions(states: frozenset[State]) -> list[str]:
-    """A filter on states that finds few rows among many: SQLite takes a partial index only where its own condition is repeated."""
+    """A filter on states that finds few rows among many without reading the many."""
     words = ", ".join(sorted(f"'{state}'" for state in states)) or "''"
-    filters = [f"state = {words}" if len(states) == 1 else f"state IN ({words})"]
-    if states <= {State.FAILED, State.CANCELLED}:
-        filters.append("state IN ('failed','cancelled')")
-    elif states <= _LIVE_IDS.keys():
+    filters = [f"state IN ({words})"]
+    if states and states <= _LIVE_IDS.keys():
         filters.append(f"id IN ({' UNION ALL '.join(_LIVE_IDS[state] for state in sorted(states))})")
+    elif states and states <= _BAD:
+        filters.append("state IN ('failed','cancelled')")  # SQLite takes a partial index only where its condition is repeated
     return filters
+
+
+def _index_hint(query: JobQuery) -> str:
+    """The index of failed and cancelled jobs is not the planner's choice: it cannot know how few they are."""
+    roots = query.ids is None and query.parent_id is None
+    if roots and not query.labels and query.kinds is None and query.states and frozenset(query.states) <= _BAD:
+        return "INDEXED BY job_bad_all" if query.project is None else "INDEXED BY job_bad"
+    return ""
 
 
 def _add_keyset(add: Callable[..., None], order: list[str], at: list[Any], beyond: str, *, descending: bool) -> None:
