@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, timeout=60, cwd="/")
+
+
+def test_the_wheel_has_every_file_of_the_package_and_nothing_else(bare: Path) -> None:
+    (wheel,) = bare.parents[1].glob("milepost-*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    package = ROOT / "src" / "milepost"
+    files = {path.relative_to(ROOT / "src").as_posix() for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert names == files
+    assert {"milepost/py.typed", "milepost/store/sql/sqlite/job.sql"} <= names
 
 
 @pytest.mark.timeout(300)
