@@ -58,7 +58,7 @@ class Server:
     """`milepost serve` on a folder; started again it takes the port that it had."""
 
     def __init__(self, folder: Path, *arguments: str, **env: str) -> None:
-        self.folder, self._arguments, self._env = folder, arguments, env
+        self.folder, self.arguments, self.env = folder, arguments, env
         self.url = ""
         self.process: subprocess.Popen[str] | None = None
 
@@ -67,7 +67,7 @@ class Server:
         command = [
             *COMMAND,
             "serve",
-            *self._arguments,
+            *self.arguments,
             "--port",
             port,
             "--data",
@@ -77,7 +77,7 @@ class Server:
         ]
         with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, env=environ(**self._env), cwd=self.folder
+                command, stdout=subprocess.PIPE, stderr=log, text=True, env=environ(**self.env), cwd=self.folder
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -294,7 +294,7 @@ def test_serve_refuses_what_cannot_work_and_says_why(tmp_path, arguments: list[s
 
 
 def test_a_key_made_on_the_command_line_opens_a_server_with_auth(own_server: Server) -> None:
-    own_server._arguments = ("--auth", "required")
+    own_server.arguments = ("--auth", "required")
     own_server.start()
     data = ["--data", str(own_server.folder / "data")]
 

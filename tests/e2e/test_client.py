@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 from rig import Server
+from rig import milepost as milepost_command
 
 import milepost
 from milepost import errors
@@ -154,6 +155,50 @@ async def test_a_cancelled_async_wait_ends_at_once_and_the_client_works_on(serve
         assert (await client.cancel(job)).id == job.id
         with pytest.raises(errors.JobCancelled):
             await job.wait(timeout_s=20)
+
+
+CLOUDS = """
+clouds:
+  here:
+    region_name: RegionOne
+    auth: {{auth_url: "{url}/identity", username: alice, password: "{password}", project_name: demo,
+           user_domain_name: Default, project_domain_name: Default}}
+"""
+
+
+def test_a_cloud_of_clouds_yaml_is_reached_by_password_and_by_application_credential(own_server: Server, monkeypatch) -> None:
+    own_server.arguments, own_server.env = ("--auth", "required"), {"MILEPOST_EGRESS_PRIVATE": "true"}
+    own_server.start()
+    data, password = ["--data", str(own_server.folder / "data"), "--json"], "correct horse battery"
+    milepost_command("project", "create", "demo", *data)
+    milepost_command("user", "create", "alice", "--password-stdin", *data, stdin=password)
+    milepost_command("user", "grant", "alice", "demo", "admin", *data)
+    key = milepost_command("key", "create", "laptop", *data).json["token"]
+    clouds = own_server.folder / "clouds.yaml"
+    clouds.write_text(CLOUDS.format(url=own_server.url, password=password))
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(clouds))
+
+    lost = {"import_from": "http://127.0.0.1:1/x.raw", "import_from_format": "raw"}
+    lost["image_properties"] = {"name": "x", "disk_format": "raw", "container_format": "bare"}
+    with milepost.Client(cloud="here") as glance:
+        task = glance.submit("import", lost)
+        assert task.kind == "import"
+        handle = task.handle
+    assert (handle["cloud"], handle["endpoint"]) == ("here", own_server.url)
+    assert password not in json.dumps(handle)
+    with milepost.Client.from_handle(handle) as again:
+        assert again.get(handle).id == task.id
+    shown = own_server.run("get", task.id, "--cloud", "here", "--json")  # it runs beside the file
+    assert shown.json["handle"]["cloud"] == "here"
+
+    credential = {"application_credential_id": "laptop", "application_credential_secret": key}
+    who = milepost.Credentials(auth_url=f"{own_server.url}/v3", **credential)
+    with milepost.Client(wire="native", credentials=who) as native:
+        assert native.get(task.id).id == task.id
+        native.cancel(task.id)
+    wrong = milepost.Credentials(auth_url=f"{own_server.url}/v3", username="alice", password="wrong", project_name="demo")
+    with milepost.Client(wire="glance", credentials=wrong) as nobody, pytest.raises(errors.Unauthenticated, match="refused"):
+        nobody.get(task.id)
 
 
 @pytest.mark.fault

@@ -34,4 +34,4 @@ def find_suite() -> Path:
 
 def _bench(arguments: list[str]) -> Exit:
     done = subprocess.run([sys.executable, "-m", "bench", *arguments], cwd=find_suite(), check=False)
-    return Exit.DONE if done.returncode == 0 else Exit.FAILED
+    return Exit(done.returncode) if done.returncode in (Exit.DONE, Exit.USAGE) else Exit.FAILED

@@ -60,7 +60,7 @@ app.add_typer(identity.user_app, name="user", rich_help_panel=SERVER)
 app.add_typer(identity.key_app, name="key", rich_help_panel=SERVER)
 app.command("doctor", rich_help_panel=TRY)(doctor.doctor)
 app.command("demo", rich_help_panel=TRY)(demo)
-app.command("bench", rich_help_panel=TRY)(bench)
+app.command("bench", rich_help_panel=TRY, context_settings={"ignore_unknown_options": True})(bench)
 
 
 def run() -> None:
