@@ -59,6 +59,8 @@ from milepost.store import Store
 log = structlog.get_logger("milepost.engine")
 
 UNKNOWN_KIND_PAUSE_S = 30.0
+FAILURE_CHARS_MAX = 4000
+DETAILS_BYTES_MAX = 64 << 10
 _encode = msgspec.json.Encoder().encode
 
 
@@ -66,6 +68,7 @@ class Attempt:
     """One claimed job while it runs here."""
 
     __slots__ = (
+        "begun",
         "cancel_reason",
         "claimed",
         "finishing",
@@ -86,12 +89,15 @@ class Attempt:
         self.reporter: _Reporter | None = None
         self.flag: threading.Event | None = None  # what a plain function looks at
         self.cancel_reason: str | None = None
-        self.lost = self.stopping = self.finishing = False
+        self.begun = self.lost = self.stopping = self.finishing = False
         self.timed_out: Failure | None = None
 
     def interrupt(self) -> None:
-        """Stop the function.  Once its outcome is being written there is nothing to stop."""
-        if self.finishing:
+        """Stop the function.  Once its outcome is being written there is nothing to stop.
+
+        A task that is cancelled before its first step runs nothing at all, not even its `finally`: it looks by itself.
+        """
+        if self.finishing or not self.begun:
             return
         if self.flag is not None:
             self.flag.set()
@@ -137,14 +143,19 @@ class Executor:
 
     async def _run(self, attempt: Attempt) -> None:
         job = attempt.claimed.job
+        attempt.begun = True
         try:
             try:
-                outcome = await self._attempt(attempt)
+                asked = attempt.cancel_reason is not None or attempt.lost or attempt.stopping
+                outcome = self._outcome_of_cancel(attempt) if asked else await self._attempt(attempt)
             except asyncio.CancelledError:
                 outcome = self._outcome_of_cancel(attempt)
             except StoreUnavailable as error:  # while the attempt was prepared: nothing of it ran
                 log.error("cannot begin an attempt; the job goes back to its queue", job_id=job.id, error=str(error))
                 outcome = Returned()
+            except Exception as error:  # what it came to cannot even be said, as a snooze for ever
+                log.error("an attempt came to nothing that can be stored", job_id=job.id, kind=job.kind, exc_info=error)
+                outcome = Failed(_failure("bad_result", f"what the function asked for cannot be: {error}"))
             attempt.finishing = True
             assert attempt.task is not None
             if attempt.task.cancelling():  # asked to stop just as the function ended: the request must not hit the write
@@ -275,8 +286,8 @@ class Executor:
         if isinstance(value, (Snooze, Cancel)):
             raise value
         try:
-            result = bytes(value) if isinstance(value, msgspec.Raw) else _encode(value)
-        except (TypeError, ValueError) as error:
+            result = _checked(bytes(value)) if isinstance(value, msgspec.Raw) else _encode(value)
+        except (TypeError, ValueError, RecursionError) as error:
             return Failed(Failure("bad_result", f"the function of kind {kind.name!r} returned what is not JSON: {error}"))
         if len(result) > self._settings.result_bytes_max:
             return Failed(
@@ -295,23 +306,23 @@ class Executor:
             case Suspend():
                 return self._suspended(attempt, error)
             case Snooze():
-                return Snoozed(self._clock.now_us() + int(error.delay_s * 1e6), error.note)
+                return Snoozed(self._clock.now_us() + int(error.delay_s * 1e6), _plain(error.note))
             case Cancel():
                 if attempt.cancel_reason is None and attempt.stopping:
                     return Returned()
-                return Cancelled(Failure("cancelled", attempt.cancel_reason or error.reason))
+                return Cancelled(_failure("cancelled", attempt.cancel_reason or error.reason))
             case PermanentError():
-                return Failed(Failure(error.code, error.message, error.details))
+                return Failed(_failure(error.code, error.message, error.details))
             case RetryableError():
-                return self._retry_or_fail(attempt, Failure(error.code, error.message, error.details), error.delay_s)
+                return self._retry_or_fail(attempt, _failure(error.code, error.message, error.details), error.delay_s)
             case JobError():
                 failed = [_sub_failure(sub) for sub in error.fields.get("failed", getattr(error, "failed", []))]
-                return Failed(Failure("sub_jobs_failed", error.message, {"failed": failed} if failed else None))
+                return Failed(_failure("sub_jobs_failed", error.message, {"failed": failed} if failed else None))
             case LimitExceeded():
                 return Failed(Failure(error.code, error.message, {"limit": error.limit, "allowed": error.allowed}))
             case _:
                 log.warning("a job function raised", job_id=attempt.claimed.job.id, kind=kind.name, exc_info=error)
-                return self._retry_or_fail(attempt, Failure("exception", f"{type(error).__name__}: {error}"[:2000]), None)
+                return self._retry_or_fail(attempt, _failure("exception", f"{type(error).__name__}: {error}"), None)
 
     def _outcome_of_cancel(self, attempt: Attempt) -> Outcome:
         if attempt.cancel_reason is not None:
@@ -351,8 +362,11 @@ class Executor:
                     deadline_us=job.deadline_us,
                 )
                 self._service.check(submission)
+                _encode(submission.labels)
             except (InvalidInput, LimitExceeded) as error:
-                return Failed(Failure(error.code, f"sub-job {position} ({sub.kind}): {error.message}"))
+                return Failed(_failure(error.code, f"sub-job {position} ({sub.kind}): {error.message}"))
+            except (TypeError, ValueError, RecursionError) as error:
+                return Failed(_failure(InvalidInput.code, f"sub-job {position} ({sub.kind}) is not JSON: {error}"))
             submissions.append(submission)
         return Suspended(submissions)
 
@@ -370,6 +384,9 @@ class Executor:
                     claim, outcome, now_us=now_us, expires_us=self._expires_us(attempt, outcome, now_us)
                 )
                 break
+            except InvalidInput as error:  # the store cannot keep this, however often it is asked
+                log.error("an outcome cannot be stored", job_id=job.id, error=str(error))
+                outcome = Failed(_failure("bad_result", f"what the function asked for cannot be stored: {error.message}"))
             except StoreUnavailable as error:
                 log.error("cannot write an outcome, trying again", job_id=job.id, error=str(error), pause_s=pause_s)
                 await self._clock.sleep(pause_s)
@@ -471,6 +488,31 @@ def _call_kept(function: Callable[..., Any], context: RunningInThread, arguments
         return function(context, *arguments)
     except StopIteration as error:
         raise RuntimeError("the function raised StopIteration") from error
+
+
+def _checked(raw: bytes) -> bytes:
+    """The same bytes.  Errors: ValueError when they are not JSON text."""
+    msgspec.json.decode(raw)
+    raw.decode()
+    return raw
+
+
+def _plain(text: str) -> str:
+    """Text that can be stored: not endless, and without the lone surrogates that names of files bring along."""
+    return text[:FAILURE_CHARS_MAX].encode("utf-8", "backslashreplace").decode()
+
+
+def _failure(code: str, message: str, details: dict[str, Any] | None = None) -> Failure:
+    """A failure that can be stored, whatever the function put into it: what cannot be is left out and said."""
+    if details is not None:
+        try:
+            size_bytes = len(_encode(details))
+        except (TypeError, ValueError, RecursionError) as error:
+            details = {"left_out": _plain(f"details are not JSON: {error}")}
+        else:
+            if size_bytes > DETAILS_BYTES_MAX:
+                details = {"left_out": f"details have {size_bytes} bytes; {DETAILS_BYTES_MAX} are kept"}
+    return Failure(_plain(code), _plain(message), details)
 
 
 def _sub_failure(sub: Any) -> dict[str, Any]:
