@@ -787,8 +787,8 @@ _LIVE_IDS = {
         "UNION ALL SELECT id FROM job INDEXED BY job_scheduled WHERE state = 'ready' AND due = 0"
     ),
     State.RUNNING: "SELECT id FROM job INDEXED BY job_running WHERE state = 'running'",
-    State.HELD: "SELECT id FROM job INDEXED BY job_parked WHERE state IN ('held','waiting') AND state = 'held'",
-    State.WAITING: "SELECT id FROM job INDEXED BY job_parked WHERE state IN ('held','waiting') AND state = 'waiting'",
+    State.HELD: "SELECT id FROM job INDEXED BY job_parked WHERE (state = 'held' OR state = 'waiting') AND state = 'held'",
+    State.WAITING: "SELECT id FROM job INDEXED BY job_parked WHERE (state = 'held' OR state = 'waiting') AND state = 'waiting'",
 }
 
 
@@ -799,7 +799,7 @@ def _state_conditions(states: frozenset[State]) -> list[str]:
     if states and states <= _LIVE_IDS.keys():
         filters.append(f"id IN ({' UNION ALL '.join(_LIVE_IDS[state] for state in sorted(states))})")
     elif states and states <= _BAD:
-        filters.append("state IN ('failed','cancelled')")  # SQLite takes a partial index only where its condition is repeated
+        filters.append("ended_us IS NOT NULL AND state <> 'succeeded'")  # SQLite takes a partial index only where its condition is repeated
     return filters
 
 

@@ -112,7 +112,7 @@ UPDATE job SET state = CASE WHEN cancel_reason IS NULL THEN 'ready' ELSE 'cancel
                version = version + 1, updated_us = :now_us
  WHERE id = :id AND state = 'waiting'
    AND NOT EXISTS (SELECT 1 FROM job AS sub
-                    WHERE sub.parent_id = :id AND sub.parent_id IS NOT NULL AND sub.state IN ('held','ready','running','waiting'))
+                    WHERE sub.parent_id = :id AND sub.parent_id IS NOT NULL AND sub.ended_us IS NULL)
 RETURNING version, state, parent_id, callback_url, project, queue;
 
 -- name: end_idle_job
@@ -131,7 +131,7 @@ RETURNING version, state;
 -- name: list_open_subs
 -- params: parent_id
 SELECT id, state FROM job
- WHERE parent_id = :parent_id AND parent_id IS NOT NULL AND state IN ('held','ready','running','waiting');
+ WHERE parent_id = :parent_id AND parent_id IS NOT NULL AND ended_us IS NULL;
 
 -- name: release_job
 -- params: id, due, now_us
@@ -148,12 +148,12 @@ RETURNING queue;
 SELECT MIN(run_at_us) FROM job WHERE state = 'ready' AND due = 0;
 
 -- name: next_deadline
-SELECT MIN(deadline_us) FROM job WHERE deadline_us IS NOT NULL AND state IN ('held','ready','waiting');
+SELECT MIN(deadline_us) FROM job WHERE deadline_us IS NOT NULL AND ended_us IS NULL AND state <> 'running';
 
 -- name: list_overdue
 -- params: now_us, limit
 SELECT id, parent_id FROM job
- WHERE deadline_us IS NOT NULL AND deadline_us <= :now_us AND state IN ('held','ready','waiting')
+ WHERE deadline_us IS NOT NULL AND deadline_us <= :now_us AND ended_us IS NULL AND state <> 'running'
  ORDER BY deadline_us LIMIT :limit;
 
 -- name: count_subs
@@ -193,9 +193,9 @@ SELECT event.id, event.job_id, job.root_id, job.project, event.seq, event.type, 
 -- A root that failed by its deadline may end before a sub-job that a worker still runs: it is kept until that one ended too.
 -- params: now_us, limit
 SELECT id FROM job
- WHERE expires_us IS NOT NULL AND expires_us <= :now_us AND parent_id IS NULL AND state IN ('succeeded','failed','cancelled')
+ WHERE expires_us IS NOT NULL AND expires_us <= :now_us AND parent_id IS NULL AND ended_us IS NOT NULL
    AND NOT EXISTS (SELECT 1 FROM job AS sub
-                    WHERE sub.root_id = job.id AND sub.parent_id IS NOT NULL AND sub.state IN ('held','ready','running','waiting'))
+                    WHERE sub.root_id = job.id AND sub.parent_id IS NOT NULL AND sub.ended_us IS NULL)
  ORDER BY expires_us LIMIT :limit;
 
 -- name: list_tree
@@ -262,7 +262,7 @@ SELECT queue, 'scheduled', COUNT(*), NULL FROM job WHERE state = 'ready' AND due
 UNION ALL
 SELECT queue, 'running', COUNT(*), NULL FROM job WHERE state = 'running' AND lease_by IS NOT NULL GROUP BY queue
 UNION ALL
-SELECT queue, state, COUNT(*), NULL FROM job WHERE state IN ('held','waiting') GROUP BY queue, state;
+SELECT queue, state, COUNT(*), NULL FROM job WHERE state = 'held' OR state = 'waiting' GROUP BY queue, state;
 
 -- name: add_delivery
 -- params: id, job_id, project, url, event, now_us
