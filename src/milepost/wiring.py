@@ -224,6 +224,7 @@ async def running_server(
             interface=Interfaces.ASGINL,
             websockets=False,
             backlog=1024,
+            backpressure=settings.streams_max + 1024,  # open streams must not use up the places of other requests
             log_enabled=False,
         )
         serving = asyncio.create_task(server.serve())
