@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from milepost.job import State as State
     from milepost.job import SubJob as SubJob
     from milepost.process import Limits as Limits
+    from milepost.store import Resource as Resource
     from milepost.wire import JobView as JobView
 
     __version__: str
@@ -93,6 +94,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     ),
     "milepost.job": ("Event", "Failure", "Progress", "State", "SubJob"),
     "milepost.process": ("Limits",),
+    "milepost.store": ("Resource",),
     "milepost.wire": ("JobView",),
     "msgspec": ("Struct",),
 }

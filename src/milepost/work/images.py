@@ -41,10 +41,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from milepost import Conflict, Limits, NotFound, PermanentError, RetryableError, Running, Snooze, kind
+from milepost import Conflict, Limits, NotFound, PermanentError, Resource, RetryableError, Running, Snooze, kind
 from milepost.egress import EgressPolicy
 from milepost.image import DISK_FORMATS, IMAGE, Image, ImageStatus, Visibility, decode_image, encode_image
-from milepost.store import Resource
 from milepost.work.convert import TARGETS, check_image, convert_image, needs_conversion
 from milepost.work.fetch import NO_SPACE_DELAY_S, FetchLimits, fetch
 from milepost.work.inspection import FORMATS, Inspected, inspect_image
