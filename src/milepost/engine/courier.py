@@ -100,8 +100,14 @@ class Courier:
                 status, said = await self._post(delivery, job)
                 error = None if 200 <= status < 300 else f"answered {status}: {said[:300]}"
         except (MilepostError, OSError) as raised:
-            error = str(raised)[:500]
-        await self._record(delivery, status, error)
+            error = str(raised)[:500] or type(raised).__name__
+        except Exception as raised:  # ours, or of this one job: it is no reason to stop delivering the others
+            log.error("a callback could not be made or sent", delivery_id=delivery.id, job_id=delivery.job_id, exc_info=raised)
+            error = f"{type(raised).__name__}: {raised}"[:500]
+        try:
+            await self._record(delivery, status, error)
+        except StoreUnavailable as raised:  # its lease runs out, and it is sent again
+            log.error("cannot record a callback", delivery_id=delivery.id, job_id=delivery.job_id, error=str(raised))
 
     async def _post(self, delivery: Delivery, job: Job) -> tuple[int, str]:
         body = self._encode(delivery, job)
