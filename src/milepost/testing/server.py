@@ -93,9 +93,26 @@ async def serving(
     registry = kinds if isinstance(kinds, Kinds) else load_kinds(list(kinds))
     with tempfile.TemporaryDirectory(prefix="milepost-") as folder:
         made = Settings(**{"data": folder, "port": 0, "log_level": "error", **settings})
+        _log_to_stdlib()
         around = None if faults is None else faults.around
         async with running_server(made, kinds=registry, clock=clock, around=around) as (system, url):
             yield Served(url, system)
+
+
+def _log_to_stdlib() -> None:
+    """The server's log goes where the test's own does, so that `caplog` and log levels work; a form already chosen stays."""
+    import structlog
+
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.stdlib.filter_by_level,
+                structlog.processors.format_exc_info,
+                structlog.processors.KeyValueRenderer(key_order=["event"]),
+            ],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
 
 
 @contextmanager

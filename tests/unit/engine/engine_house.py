@@ -102,11 +102,11 @@ class House:
                 return job
         raise AssertionError(f"not final after 100 rounds: {job}")
 
-    async def started(self, kind: str, at: str, **fields: Any) -> JobId:
-        """A job whose function is at this point now."""
+    async def started(self, kind: str, at: str, *, node: Node | None = None, **fields: Any) -> JobId:
+        """A job whose function is at this point now, in this process or another."""
         job_id = await self.submit(kind, **fields)
         await self.node.scheduler.run_once()
-        await self.claim()
+        await self.claim(node)
         await self.signals.reached(at)
         return job_id
 
