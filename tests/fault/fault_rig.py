@@ -7,22 +7,21 @@ were final at each kill, and how often each function was run.  `House.check` rea
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import os
 import random
-import select
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from launcher import Forked, Launcher
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 
@@ -55,6 +54,17 @@ def until(true: Callable[[], Any], *, what: str, deadline_s: float = DEADLINE_S)
     return found
 
 
+_launcher: list[Launcher] = []
+
+
+def launcher() -> Launcher:
+    """One for the whole run of the tests."""
+    if not _launcher:
+        _launcher.append(Launcher())
+        atexit.register(_launcher[0].close)
+    return _launcher[0]
+
+
 class Server:
     """One run of `milepost serve` as a process of its own."""
 
@@ -65,26 +75,28 @@ class Server:
             environment[f"MILEPOST_{name.upper()}"] = str(value)
         if fault is not None:
             environment["MILEPOST_FAULT"] = fault
-        self.log = house.folder / f"server-{len(house.servers)}.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [str(Path(sys.executable).with_name("milepost")), "serve", str(KINDS), "--port", "0"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                cwd=house.folder,
-            )
+        number = len(house.servers)
+        self.out, self.log = house.folder / f"server-{number}.out", house.folder / f"server-{number}.log"
+        self.process = Forked(
+            launcher(),
+            ["serve", str(KINDS), "--port", "0"],
+            environment=environment,
+            cwd=house.folder,
+            out=self.out,
+            log=self.log,
+        )
         house.servers.append(self)
         self.url = self._ready()
 
     def _ready(self) -> str:
         """The URL; the empty string when it died before it was ready."""
-        assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], DEADLINE_S)
-        assert readable, f"not ready: {self.said()}"
-        line = self.process.stdout.readline().decode()
-        return line.removeprefix("ready ").strip() if line.startswith("ready ") else ""
+
+        def line() -> str:
+            said = self.out.read_text() if self.out.exists() else ""
+            return said if said.endswith("\n") or self.dead else ""
+
+        until(lambda: line() or self.dead, what="ready")
+        return line().removeprefix("ready ").strip()
 
     def said(self) -> str:
         return self.log.read_text()[-4000:]
@@ -105,11 +117,7 @@ class Server:
         return self.ended()
 
     def ended(self) -> int:
-        try:
-            return self.process.wait(DEADLINE_S)
-        finally:
-            assert self.process.stdout is not None
-            self.process.stdout.close()
+        return self.process.wait(DEADLINE_S)
 
 
 class Snapshot:
@@ -304,6 +312,23 @@ class House:
         for job_id, count in runs.items():
             if job_id in jobs:
                 assert count <= jobs[job_id]["fence"], f"{job_id} was run {count} times in {jobs[job_id]['fence']} claims"
+
+
+def children_of(pid: int) -> list[int]:
+    """Every process that this one started, and theirs."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += [int(child), *children_of(int(child))]
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    """Ended, whether or not its parent has taken notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 # --- what a client does ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from fault_rig import KINDS, House, traffic, until
+from fault_rig import KINDS, House, children_of, is_gone, traffic, until
 
 from milepost.clock import SystemClock
 from milepost.errors import StoreUnavailable
@@ -238,7 +238,7 @@ async def test_an_isolated_function_dies_with_its_server_and_is_run_again(house:
         children = children_of(server.process.pid)
         assert children
         house.die(server)
-        until(lambda: not any(Path(f"/proc/{pid}").exists() and not is_zombie(pid) for pid in children), what="it died too")
+        until(lambda: all(map(is_gone, children)), what="it died too")
         server = house.start()
     async with traffic(house, server) as calls:
         until(lambda: house.runs()[job_id] == 2, what="it runs again")
@@ -247,25 +247,9 @@ async def test_an_isolated_function_dies_with_its_server_and_is_run_again(house:
         await calls.post(f"/jobs/{job_id}/cancel")
         house.wait_all()
         assert time.monotonic() - started_s < 10
-    until(lambda: not any(Path(f"/proc/{pid}").exists() and not is_zombie(pid) for pid in children), what="it was killed")
+    until(lambda: all(map(is_gone, children)), what="it was killed")
     assert server.stop() == 0
     house.check()
-
-
-def children_of(pid: int) -> list[int]:
-    """Every process that this one started, and theirs."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += [int(child), *children_of(int(child))]
-    return found
-
-
-def is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 # --- SIGTERM -----------------------------------------------------------------------------------------------------------

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_rig import House, Traffic, traffic, until
+from fault_rig import House, Traffic, children_of, is_gone, traffic, until
 from image_source import Asked, ImageSource, file
-from test_crashes import children_of
 
 from milepost.testing import killpoints
 
@@ -174,13 +173,6 @@ def qemu_processes(server_pid: int) -> list[int]:
         if any(word.endswith(b"qemu-img") for word in words) and b"convert" in words:
             found.append(pid)
     return found
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 @needs_qemu
