@@ -118,12 +118,12 @@ class SqliteRecords:
 
     # --- identity --------------------------------------------------------------------------------------------------
 
-    async def _add(self, sql: str, params: tuple[Any, ...], what: str) -> None:
-        await self._writer.do(_insert_new, sql, params, what)
+    async def _write_named(self, sql: str, params: tuple[Any, ...], what: str) -> None:
+        await self._writer.do(_write_unique, sql, params, what)
 
     async def add_project(self, project: Project) -> None:
         params = (project.id, project.name, project.domain, project.callback_secret, project.created_us, int(project.enabled))
-        await self._add(SQL.add_project, params, f"project {project.name!r}")
+        await self._write_named(SQL.add_project, params, f"project {project.name!r}")
 
     async def get_project(self, id_or_name: str, *, domain: str | None = None) -> Project:
         return _project(self._one(SQL.get_project, (id_or_name, domain), f"project {id_or_name!r}"))
@@ -133,11 +133,11 @@ class SqliteRecords:
 
     async def update_project(self, project: Project) -> None:
         params = (project.id, project.name, project.domain, project.callback_secret, int(project.enabled))
-        await self._writer.do(lambda tx: tx.execute(SQL.update_project, params) and None)
+        await self._write_named(SQL.update_project, params, f"project {project.name!r}")
 
     async def add_user(self, user: User) -> None:
         params = (user.id, user.name, user.domain, user.password_hash, user.created_us, int(user.enabled))
-        await self._add(SQL.add_user, params, f"user {user.name!r}")
+        await self._write_named(SQL.add_user, params, f"user {user.name!r}")
 
     async def get_user(self, id_or_name: str, *, domain: str | None = None) -> User:
         return _user(self._one(SQL.get_user, (id_or_name, domain), f"user {id_or_name!r}"))
@@ -147,7 +147,7 @@ class SqliteRecords:
 
     async def update_user(self, user: User) -> None:
         params = (user.id, user.name, user.domain, user.password_hash, int(user.enabled))
-        await self._writer.do(lambda tx: tx.execute(SQL.update_user, params) and None)
+        await self._write_named(SQL.update_user, params, f"user {user.name!r}")
 
     async def set_grant(self, user_id: str, project: ProjectId, role: str, *, present: bool = True) -> None:
         sql = SQL.add_grant if present else SQL.delete_grant
@@ -169,7 +169,7 @@ class SqliteRecords:
             int(token.revoked),
             token.name,
         )
-        await self._add(SQL.add_token, params, "token")
+        await self._write_named(SQL.add_token, params, "token")
 
     async def get_token(self, digest: str) -> Token:
         return _token(self._one(SQL.get_token, (digest,), "such token"))
@@ -182,7 +182,7 @@ class SqliteRecords:
 
     async def add_access_key(self, key: AccessKey) -> None:
         params = (key.id, key.secret, key.user_id, key.project, key.created_us, int(key.enabled))
-        await self._add(SQL.add_access_key, params, f"access key {key.id}")
+        await self._write_named(SQL.add_access_key, params, f"access key {key.id}")
 
     async def get_access_key(self, id: str) -> AccessKey:
         return _access_key(self._one(SQL.get_access_key, (id,), f"access key {id}"))
@@ -197,7 +197,7 @@ class SqliteRecords:
 # --- operations --------------------------------------------------------------------------------------------------------
 
 
-def _insert_new(tx: Transaction, sql: str, params: tuple[Any, ...], what: str) -> None:
+def _write_unique(tx: Transaction, sql: str, params: tuple[Any, ...], what: str) -> None:
     try:
         tx.execute(sql, params)
     except sqlite3.IntegrityError as error:
