@@ -1,7 +1,7 @@
 """One store under test with a clock of its own, and short words for what tests do with it.
 
-Guards that stand in every test: the database refuses a change of a final row and every move that `MOVES` does not have, and at the
-end the history of every job is read against its row.
+Guards that stand in every test: the database refuses a change of a final row and every move that `MOVES` does not have, and at
+the end the history of every job is read against its row.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ class House:
         for job_id, events in by_job.items():
             assert [event.seq for event in events] == list(range(1, len(events) + 1)), f"the history of {job_id} has gaps"
             assert events[0].type is EventType.SUBMITTED
-            for before, after in zip(events, events[1:], strict=False):
+            for before, after in pairwise(events):
                 assert before.state == after.state or may_move(before.state, after.state), (before, after)
                 assert not is_final(before.state), f"{job_id}: {after} after its end"
             job = await self.job(job_id)
