@@ -263,10 +263,12 @@ Outcome = Succeeded | Failed | Retried | Cancelled | Snoozed | Returned | Suspen
 class _Ids:
     """UUIDv7 text that only grows within the process, also when the wall clock goes back."""
 
-    __slots__ = ("_last",)
+    __slots__ = ("_last", "_process", "_tails")
 
     def __init__(self) -> None:
         self._last = 0
+        self._process = 0
+        self._tails: list[str] = []  # the random halves, made many at a time
 
     def new(self) -> JobId:
         # 48 bits of Unix ms, 12 bits of its fraction, then 62 random bits; RFC 9562 section 6.2, method 3.
@@ -275,9 +277,19 @@ class _Ids:
         if stamp <= self._last:
             stamp = self._last + 1
         self._last = stamp
-        head = f"{stamp >> 12:012x}"
-        tail = f"{0x8000000000000000 | (int.from_bytes(os.urandom(8)) >> 2):016x}"
-        return JobId(f"{head[:8]}-{head[8:]}-7{stamp & 0xFFF:03x}-{tail[:4]}-{tail[4:]}")
+        if not self._tails or self._process != os.getpid():  # a fork must not hand out its parent's
+            self._refill()
+        head = f"{stamp:015x}"
+        return JobId(f"{head[:8]}-{head[8:12]}-7{head[12:]}-{self._tails.pop()}")
+
+    def _refill(self) -> None:
+        self._process = os.getpid()
+        digits = os.urandom(8 * 256).hex()
+        # The variant's two bits are `10`, so its digit is one of 8, 9, a, b.
+        self._tails = [
+            f"{'89ab'[int(digits[at], 16) & 3]}{digits[at + 1 : at + 4]}-{digits[at + 4 : at + 16]}"
+            for at in range(0, len(digits), 16)
+        ]
 
 
 new_job_id = _Ids().new
