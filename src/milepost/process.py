@@ -75,13 +75,15 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 # $1 … $4 are the limits ("" for none), the rest is the program.  512-byte blocks and KiB are what POSIX and every sh use here.
 # The hard limit of processor time is a second above the soft one: SIGXCPU tells why it ended, SIGKILL would not.
+# $5 is who started it: when that process died before setpriv had asked for the signal of its death, the signal never comes.
 _LAUNCH = """
+[ "$PPID" = "$5" ] || exit 126
 [ -z "$1" ] || ulimit -v "$1" || exit 126
 [ -z "$2" ] || { ulimit -S -t "$2" && ulimit -H -t "$(($2 + 1))"; } || exit 126
 [ -z "$3" ] || ulimit -f "$3" || exit 126
 [ -z "$4" ] || ulimit -n "$4" || exit 126
 ulimit -c 0
-shift 4
+shift 5
 exec "$@"
 """
 
@@ -155,7 +157,7 @@ def _launcher(limits: Limits) -> list[str]:
         None if limits.file_bytes is None else -(-limits.file_bytes // 512),
         limits.open_files,
     )
-    shell = ["/bin/sh", "-c", _LAUNCH, "sh", *("" if value is None else str(value) for value in asked)]
+    shell = ["/bin/sh", "-c", _LAUNCH, "sh", *("" if value is None else str(value) for value in asked), str(os.getpid())]
     guard = shutil.which("setpriv", path=PATH)
     return shell if guard is None else [guard, "--pdeathsig", "KILL", "--", *shell]
 
