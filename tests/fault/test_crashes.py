@@ -20,6 +20,7 @@ from fault_rig import KINDS, House, children_of, is_gone, traffic, until
 from milepost.clock import SystemClock
 from milepost.errors import StoreUnavailable
 from milepost.job import Progress, Submission, Succeeded, WorkerId
+from milepost.process import Limits, run_process
 from milepost.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.fault
@@ -250,6 +251,19 @@ async def test_an_isolated_function_dies_with_its_server_and_is_run_again(house:
     until(lambda: all(map(is_gone, children)), what="it was killed")
     assert server.stop() == 0
     house.check()
+
+
+async def test_a_program_does_not_begin_when_its_server_died_before_it_could_ask_to_die_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel sends the signal of a parent's death only to who asked before."""
+    told = ["/bin/sh", "-c", f"touch {tmp_path}/begun"]
+    monkeypatch.setattr("os.getpid", lambda: 1)  # as the program sees it whose parent is another one than it was started by
+    assert (await run_process(told, limits=Limits())).code == 126
+    assert not (tmp_path / "begun").exists()
+    monkeypatch.undo()
+    assert (await run_process(told, limits=Limits())).code == 0
+    assert (tmp_path / "begun").exists()
 
 
 # --- SIGTERM -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -162,16 +163,14 @@ async def test_a_cancel_in_the_middle_of_a_fetch_leaves_nothing(house: House, so
     house.check()
 
 
-def qemu_processes(server_pid: int) -> list[int]:
-    """The conversions that run under the server."""
+def stopped_conversions(server_pid: int) -> list[int]:
+    """The conversions under the server that stand still in their middle."""
     found = []
     for pid in children_of(server_pid):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(word.endswith(b"qemu-img") for word in words) and b"convert" in words:
-            found.append(pid)
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "T" and b"convert" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                found.append(pid)
     return found
 
 
@@ -191,7 +190,7 @@ async def test_a_cancel_in_the_middle_of_a_conversion_leaves_nothing(
     server = house.start()
     async with traffic(house, server) as calls:
         job_id = await submit(house, calls, source.url("/disk"), "qcow2")
-        (pid, *_) = until(lambda: qemu_processes(server.process.pid), what="it converts")
+        (pid, *_) = until(lambda: stopped_conversions(server.process.pid), what="it converts")
         if how == "cancel":
             await calls.post(f"/jobs/{job_id}/cancel")
         else:
@@ -199,7 +198,7 @@ async def test_a_cancel_in_the_middle_of_a_conversion_leaves_nothing(
             until(lambda: is_gone(pid), what="qemu-img died with its server")
             server = house.start()
     if how != "cancel":
-        (pid, *_) = until(lambda: qemu_processes(server.process.pid), what="it converts again")
+        (pid, *_) = until(lambda: stopped_conversions(server.process.pid), what="it converts again")
         async with traffic(house, server) as calls:
             await calls.post(f"/jobs/{job_id}/cancel")
     started_s = time.monotonic()
