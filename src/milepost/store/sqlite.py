@@ -148,11 +148,10 @@ class SqliteStore(SqliteRecords):
             self._take_lock()
         self._closed = False
         try:
-            self._write = self._connect()
-            migrate_sqlite(self._write)
-            self._read = self._write if self.in_memory else self._connect()
-        except sqlite3.Error as error:
-            raise unavailable(error) from error
+            self._open_connections()
+        except StoreUnavailable:
+            self._unlock()
+            raise
         self._writer = Writer(
             self._write,
             in_memory=self.in_memory,
@@ -172,6 +171,23 @@ class SqliteStore(SqliteRecords):
         await asyncio.to_thread(self._close_lease)
         for connection in (*self._thread_connections, self._read, self._write):
             connection.close()
+        self._unlock()
+
+    def _open_connections(self) -> None:
+        opened: list[sqlite3.Connection] = []
+        try:
+            opened.append(self._connect())
+            migrate_sqlite(opened[0])
+            opened.append(opened[0] if self.in_memory else self._connect())
+        except (sqlite3.Error, StoreUnavailable) as error:
+            for connection in opened:
+                connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise unavailable(error) from error
+            raise
+        self._write, self._read = opened
+
+    def _unlock(self) -> None:
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
@@ -799,7 +815,9 @@ def _state_conditions(states: frozenset[State]) -> list[str]:
     if states and states <= _LIVE_IDS.keys():
         filters.append(f"id IN ({' UNION ALL '.join(_LIVE_IDS[state] for state in sorted(states))})")
     elif states and states <= _BAD:
-        filters.append("ended_us IS NOT NULL AND state <> 'succeeded'")  # SQLite takes a partial index only where its condition is repeated
+        filters.append(
+            "ended_us IS NOT NULL AND state <> 'succeeded'"
+        )  # SQLite takes a partial index only where its condition is repeated
     return filters
 
 
