@@ -191,7 +191,7 @@ def test_a_cloud_of_clouds_yaml_is_reached_by_password_and_by_application_creden
     shown = own_server.run("get", task.id, "--cloud", "here", "--json")  # it runs beside the file
     assert shown.json["handle"]["cloud"] == "here"
 
-    credential = {"application_credential_id": "laptop", "application_credential_secret": key}
+    credential = {"application_credential_name": "laptop", "application_credential_secret": key, "username": "alice"}
     who = milepost.Credentials(auth_url=f"{own_server.url}/v3", **credential)
     with milepost.Client(wire="native", credentials=who) as native:
         assert native.get(task.id).id == task.id

@@ -18,8 +18,10 @@ def main() -> None:
             f"milepost: the command line needs {error.name}, which is not installed: pip install 'milepost[cli]'", file=sys.stderr
         )
         raise SystemExit(int(Exit.USAGE)) from None
-    from milepost.cli.root import run
-
+    try:
+        from milepost.cli.root import run
+    except KeyboardInterrupt:  # Ctrl-C while it is still loading
+        raise SystemExit(int(Exit.INTERRUPTED)) from None
     run()
 
 

@@ -298,6 +298,7 @@ def create_key(
             "name": token.name,
             "project": token.project,
             "id": token.digest[:12],
+            "application_credential_id": token.audit_id,
             "expires_at": expires,
         }
 

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from milepost.cli.connect import Place, Timeout, connected, event_json, read_input, read_labels
 from milepost.cli.exits import Exit, exit_of, exit_of_many
-from milepost.cli.show import age, amount, counts_text, duration, error_json, job_json, percent, ran_s, state_text
+from milepost.cli.show import age, amount, counts_text, duration, error_json, job_json, percent, ran_s, state_text, until
 from milepost.cli.waiting import follow
 from milepost.client.sync import JobHandle
 from milepost.errors import InvalidInput, MilepostError
+from milepost.job import State
 from milepost.wire import JobView
 
 SHAPE = "How it runs"
@@ -135,6 +136,8 @@ def _facts(view: JobView) -> list[tuple[str, Text]]:
     if raw.get("labels"):
         facts.append(("labels", Text(", ".join(f"{key}={value}" for key, value in raw["labels"].items()))))
     facts.append(("created", Text(age(view.created_us))))
+    if view.state is State.READY and (due := until(raw.get("run_at"))):
+        facts.append(("runs", Text(due)))
     took = ran_s(view)
     if took is not None and view.started_us is not None:
         facts.append(("ran", Text(duration(took))))
@@ -152,7 +155,7 @@ def list_(
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="most jobs shown; 0 is all")] = 20,
     oldest: Annotated[bool, typer.Option("--oldest", help="oldest first")] = False,
 ) -> Exit:
-    """List jobs, newest first."""
+    """List jobs, newest first; sub-jobs with --parent."""
     jobs = place.client.list(
         state=state or (),
         kind=kind,
@@ -173,15 +176,16 @@ def list_(
         show.table((), rows)
         return Exit.DONE
     found = list(rows)
-    show.table(("id", "state", "kind", "created", "ran", "what"), found, right=("ran",))
     if not found:
-        show.note("no jobs")
-    elif limit and len(found) == limit:
+        show.note("no jobs" if parent else "no jobs; sub-jobs are listed with --parent ID")
+        return Exit.DONE
+    show.lines(("id", "state", "kind", "created", "ran", "what"), found, spare=("ran", "created"))
+    if limit and len(found) == limit:
         show.note(f"the newest {limit}; --limit 0 shows all" if not oldest else f"the oldest {limit}; --limit 0 shows all")
     return Exit.DONE
 
 
-def _row(view: JobView, *, glyph: bool) -> list[Any]:
+def _row(view: JobView, *, glyph: bool) -> list[Text]:
     took = ran_s(view) if view.started_us is not None else None
     what = ""
     if view.error is not None:

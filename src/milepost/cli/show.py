@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from rich.console import Console, Group, RenderableType
-from rich.progress_bar import ProgressBar
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +18,7 @@ from rich.tree import Tree
 
 from milepost.errors import InvalidInput, MilepostError
 from milepost.job import Progress, State
-from milepost.wire import JobView, rfc3339
+from milepost.wire import JobView, from_rfc3339, rfc3339
 
 LOOK: dict[State, tuple[str, str]] = {
     State.HELD: ("‖", "yellow"),
@@ -29,7 +29,9 @@ LOOK: dict[State, tuple[str, str]] = {
     State.FAILED: ("✗", "red"),
     State.CANCELLED: ("⊘", "yellow"),
 }
-BAR_CHARS = 24
+BAR_CHARS = 24  # longest bar
+BAR_CHARS_MIN = 6  # a shorter one says nothing
+LAST_CHARS = 24  # a table's last column wants this much, or what it needs
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -57,9 +59,9 @@ class Show:
         sys.stdout.flush()
 
     def note(self, text: str, style: str = "dim") -> None:
-        """Something beside the result."""
+        """Something beside the result; never broken into lines: it may be a command to copy."""
         if not self.as_json:
-            self.err.print(Text(text, style=style))
+            self.err.print(Text(text, style=style), soft_wrap=True)
 
     def error(self, error: MilepostError) -> None:
         """What went wrong, with its hint; as JSON on stdout for programs."""
@@ -69,14 +71,14 @@ class Show:
         text = Text.assemble(("milepost: ", "bold red"), (error.message, ""))
         if isinstance(error, InvalidInput) and error.path not in ("$", "") and error.path not in error.message:
             text.append(f" (at {error.path})", style="dim")
-        self.err.print(text)
+        self.err.print(text, soft_wrap=True)
         if error.hint:
-            self.err.print(Text(f"  → {error.hint}", style="cyan"))
+            self.note(f"  → {error.hint}", style="cyan")
         if error.request_id:
-            self.err.print(Text(f"  request {error.request_id}", style="dim"))
+            self.note(f"  request {error.request_id}")
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, right: Sequence[str] = ()) -> None:
-        """Columns on a terminal, tabs in a pipe; there the head is left out."""
+        """Columns on a terminal, tabs in a pipe; there the head is left out.  What is too long wraps within its column."""
         if not self.out.is_terminal:
             for row in rows:
                 self.line("\t".join(_plain(cell) for cell in row))
@@ -87,6 +89,26 @@ class Show:
         for row in rows:
             table.add_row(*row)
         self.out.print(table)
+
+    def lines(self, head: Sequence[str], rows: Sequence[Sequence[Text]], *, spare: Sequence[str]) -> None:
+        """A table with one line for each row, however narrow the terminal is: the last column is cut.
+
+        spare: columns that are left out, the first of them first, when the last one would have no room.
+        """
+        widths = [max(cell_len(name), *(row[index].cell_len for row in rows)) for index, name in enumerate(head)]
+        shown = list(range(len(head)))
+
+        def room() -> int:
+            return self.out.width - sum(widths[index] + 2 for index in shown[:-1])
+
+        for name in spare:
+            if room() < min(widths[-1], LAST_CHARS):
+                shown.remove(head.index(name))
+        for row in ([Text(name, style="dim") for name in head], *rows):
+            line = Text()
+            for index in shown[:-1]:
+                line.append_text(row[index]).append(" " * (widths[index] - row[index].cell_len + 2))
+            self.out.print(line.append_text(row[shown[-1]]), no_wrap=True, overflow="ellipsis")
 
 
 def _plain(cell: RenderableType) -> str:
@@ -182,6 +204,13 @@ def age(at_us: int | None) -> str:
     return "" if at_us is None else duration(max(0.0, time.time() - at_us / 1e6)) + " ago"
 
 
+def until(instant: str | None) -> str:
+    """`in 5 s`, of an RFC 3339 instant that is still to come; else nothing."""
+    at_us = from_rfc3339(instant)
+    left_s = 0.0 if at_us is None else at_us / 1e6 - time.time()
+    return f"in {duration(left_s)}" if left_s > 0 else ""
+
+
 def counts_text(counts: dict[str, int]) -> str:
     """`3 of 10 done, 1 failed`, of sub-jobs by state."""
     total = sum(counts.values())
@@ -248,32 +277,51 @@ def _grow(branch: Tree, subs: Sequence[JobView], room: list[int], spin: Spinner 
 
 
 def _row(view: JobView, spin: Spinner | None, *, root: bool = False) -> RenderableType:
-    glyph, style = LOOK[view.state]
-    row = Table.grid(padding=(0, 1))
-    row.add_column(width=1)
-    row.add_column(no_wrap=True)
-    cells: list[RenderableType] = [spin if spin is not None and view.state is State.RUNNING else Text(glyph, style=style)]
-    cells.append(Text.assemble((view.kind, "bold" if root else ""), (f"  {view.id if root else view.id[-8:]}", "dim")))
-    progress = view.progress
+    progress, figures, share, style = view.progress, "", None, LOOK[view.state][1]
     if view.sub_counts and any(view.sub_counts.values()):
         total, done = sum(view.sub_counts.values()), view.sub_counts.get(State.SUCCEEDED, 0)
         bad = view.sub_counts.get(State.FAILED, 0) + view.sub_counts.get(State.CANCELLED, 0)
-        row.add_column(width=BAR_CHARS)
-        cells += [_bar(done + bad, total, "red" if bad else "green"), Text(counts_text(view.sub_counts))]
+        figures, share, style = counts_text(view.sub_counts), (done + bad) / total, "red" if bad else "green"
     elif progress is not None and progress.total and not view.done:
-        row.add_column(width=BAR_CHARS)
-        cells += [_bar(progress.done, progress.total, style), Text(f"{percent(progress):>5}  {amount(progress)}")]
+        figures, share = f"{percent(progress):>5}  {amount(progress)}", progress.done / progress.total
     elif progress is not None and progress.done and not view.done:
-        cells.append(Text(amount(progress)))
-    cells.append(_remark(view, reason=not root))
-    for _ in cells[len(row.columns) :]:
-        row.add_column(no_wrap=True, overflow="ellipsis")
-    row.add_row(*cells)
-    return row
+        figures = amount(progress)
+    return _Row(view, spin if view.state is State.RUNNING else None, root, figures, share, style)
 
 
-def _bar(done: int, total: int, style: str) -> ProgressBar:
-    return ProgressBar(total, min(done, total), width=BAR_CHARS, complete_style=style, finished_style=style, style="bar.back")
+class _Row:
+    """One job on one line.  Where there is little room the bar gets shorter, then goes; then the end is cut, never the id."""
+
+    def __init__(
+        self, view: JobView, spin: Spinner | None, root: bool, figures: str, share: float | None, bar_style: str
+    ) -> None:
+        self._view, self._spin, self._root = view, spin, root
+        self._figures, self._share, self._bar_style = figures, share, bar_style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        view = self._view
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append_text(self._glyph(console)).append(" ").append(view.kind, style="bold" if self._root else "")
+        line.append(f"  {view.id if self._root else view.id[-8:]}", style="dim")
+        remark = _remark(view, reason=not self._root)
+        if self._share is not None:
+            room = options.max_width - line.cell_len - len(self._figures) - min(remark.cell_len, LAST_CHARS) - 6
+            if room >= BAR_CHARS_MIN:
+                line.append("  ").append_text(_bar(self._share, min(room, BAR_CHARS), self._bar_style))
+        if self._figures:
+            line.append(f"  {self._figures}")
+        yield line.append("  ").append_text(remark)
+
+    def _glyph(self, console: Console) -> Text:
+        glyph, style = LOOK[self._view.state]
+        frame = None if self._spin is None else self._spin.render(console.get_time())
+        return frame if isinstance(frame, Text) else Text(glyph, style=style)
+
+
+def _bar(share: float, chars: int, style: str) -> Text:
+    """`━━━━╌╌╌╌`: what is left looks different without colour, too."""
+    full = round(min(max(share, 0.0), 1.0) * chars)
+    return Text.assemble(("━" * full, style), ("╌" * (chars - full), "dim"))
 
 
 def _remark(view: JobView, *, reason: bool) -> Text:

@@ -82,7 +82,7 @@ def follow(
         else:
             view = _tell_changes(show, job, job.watch(timeout_s=timeout_s, cadence=cadence, tree=True))
     except KeyboardInterrupt:
-        _interrupted(show, client, [job])
+        _interrupted(show, [(client, [job])])
         return Exit.INTERRUPTED
     if quiet:
         pass
@@ -198,7 +198,7 @@ def _wait_many(show: Show, groups: Groups, timeout_s: float | None, cadence: Cad
             for job in client.as_completed(group, timeout_s=left_s, cadence=cadence):
                 codes.append(_tell_ended(show, job, quiet, len(codes) + 1, len(jobs)))
     except KeyboardInterrupt:
-        _interrupted(show, groups[0][0], [job for job in jobs if not job.done])
+        _interrupted(show, groups)
         return Exit.INTERRUPTED
     return exit_of_many(codes)
 
@@ -218,10 +218,14 @@ def _tell_ended(show: Show, job: JobHandle, quiet: bool, number: int, total: int
     return exit_of(problem) if isinstance(problem, MilepostError) else exit_of_view(job.view)
 
 
-def _interrupted(show: Show, client: Client, pending: list[JobHandle]) -> None:
-    """Ctrl-C: the jobs go on; say how to wait again."""
-    if not pending:
+def _interrupted(show: Show, groups: Groups) -> None:
+    """Ctrl-C: the jobs go on; say how to wait again, with one command for each cloud."""
+    pending = [(client, [job.id for job in jobs if not job.done and job.problem is None]) for client, jobs in groups]
+    ids = [id for _, some in pending for id in some]
+    if not ids:
         return
-    what = f"job {pending[0].id} goes on" if len(pending) == 1 else f"{len(pending)} jobs go on"
+    what = f"job {ids[0]} goes on" if len(ids) == 1 else f"{len(ids)} jobs go on"
     show.note(f"stopped waiting, cancelled nothing: {what}", style="yellow")
-    show.note(f"  → {client.command('wait', *[job.id for job in pending[:20]])}{' …' if len(pending) > 20 else ''}", style="cyan")
+    for client, some in pending:
+        if some:
+            show.note(f"  → {client.command('wait', *some)}", style="cyan")
