@@ -4,12 +4,13 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from milepost import errors
 from milepost.cli import doctor
 from milepost.cli.exits import Exit, exit_of, exit_of_many, exit_of_view
 from milepost.cli.imageserver import make_image
-from milepost.cli.show import amount, counts_text, duration, error_json, job_json, percent, plain_line, tree
+from milepost.cli.show import Show, amount, counts_text, duration, error_json, job_json, percent, plain_line, tree
 from milepost.job import Failure, Progress, State
 from milepost.wire import JobView
 
@@ -50,8 +51,8 @@ def test_a_line_says_what_is_worth_it_in_each_state() -> None:
     assert counts_text({"failed": 1, "cancelled": 1, "ready": 2}) == "0 of 4 done, 1 failed, 1 cancelled"
 
 
-def drawn(root: JobView, lines: int) -> list[str]:
-    console = Console(file=io.StringIO(), width=100, force_terminal=False)
+def drawn(root: JobView, lines: int, width: int = 100) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
     console.print(tree(root, lines=lines))
     return console.file.getvalue().splitlines()
 
@@ -65,6 +66,42 @@ def test_a_large_tree_keeps_to_its_lines_and_shows_what_failed() -> None:
     assert "… and" in lines[-1]
     nested = view(sub_counts={"running": 1}, sub_jobs=(view(sub_counts={"running": 1}, sub_jobs=(view(kind="leaf"),)),))
     assert "leaf" in drawn(nested, 20)[-1]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_a_row_is_one_line_with_its_glyph_and_its_whole_id_however_narrow(width: int) -> None:
+    sub = view(State.FAILED, id="sub-00000001", kind="part", error=Failure("full", "the disk is full, " * 9))
+    root = view(id="01a20082-df4b-7832-bb2f-caebecc9ab9f", kind="fan", sub_counts={"succeeded": 17, "failed": 1}, sub_jobs=(sub,))
+    first, second = drawn(root, 20, width)
+    assert first.startswith("● fan  01a20082-df4b-7832-bb2f-caebecc9ab9f  ")
+    assert "✗ part  00000001  failed" in second
+    assert ("━" in first, max(map(len, (first, second))) <= width) == (width > 80, True)
+
+
+def test_a_bar_shows_its_share_without_colour() -> None:
+    line = drawn(view(progress=Progress(1, 4, "steps", "cutting")), 10)[0]
+    assert line.count("━") == 6
+    assert line.count("╌") == 18
+
+
+@pytest.mark.parametrize(("width", "head"), [(60, "id   state  what"), (200, "id   state  created  what")])
+def test_a_list_keeps_to_one_line_a_job_and_leaves_out_what_has_no_room(width: int, head: str) -> None:
+    show = Show()
+    show.out = Console(file=io.StringIO(), width=width)
+    rows = [[Text("j-1"), Text("ready"), Text("a long while ago, it seems"), Text("the disk is full, " * 5)]]
+    show.lines(("id", "state", "created", "what"), rows, spare=("created",))
+    lines = show.out.file.getvalue().splitlines()
+    assert " ".join(lines[0].split()) == " ".join(head.split())
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= width
+
+
+def test_a_command_to_copy_is_one_line_in_a_narrow_terminal() -> None:
+    show = Show()
+    show.err = Console(file=io.StringIO(), width=40)
+    command = "milepost wait 01a20082-df4b-7832-bb2f-caebecc9ab9f --url http://127.0.0.1:8080"
+    show.error(errors.WaitTimeout("i", state="running", waited_s=1, hint=command))
+    assert command in show.err.file.getvalue()
 
 
 def test_markup_in_a_clouds_words_is_text() -> None:
