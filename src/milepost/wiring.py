@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
@@ -121,6 +122,8 @@ class System:
 
     def __init__(self, store: Store, settings: Settings, *, clock: Clock, kinds: Kinds, objects: Objects | None) -> None:
         self.store, self.settings, self.clock = store, settings, clock
+        # A server in memory leaves nothing behind: its jobs have their folders among the temporary files.
+        self._folder = tempfile.TemporaryDirectory(prefix="milepost-") if settings.data == ":memory:" else None
         self.dispatch = EmbeddedDispatch(clock)
         self.service = Service(store, self.dispatch, kinds, clock, settings)
         self.identities = Identities(store, clock, settings)
@@ -131,7 +134,7 @@ class System:
             self.service,
             clock,
             settings,
-            scratch=settings.data_dir / "scratch",
+            scratch=settings.data_dir / "scratch" if self._folder is None else Path(self._folder.name),
             objects=objects,
             send=self._send,
             encode_callback=encode_callback,
