@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,19 @@ def test_serving_in_a_thread_serves_blocking_clients() -> None:
 def test_a_server_that_cannot_start_says_why_in_the_test() -> None:
     with pytest.raises(milepost.InvalidInput, match="no_such_module"), serving_in_thread(["no_such_module"]):
         pass
+
+
+async def test_a_server_in_memory_leaves_nothing_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kinds, seen = Kinds(), []
+
+    @kinds.kind("scratches")
+    async def scratches(job: milepost.Running) -> None:
+        (job.scratch / "part").touch()
+        seen.append(job.scratch)
+
+    async with serving(kinds, data=":memory:") as server:
+        job = (await server.service.submit(server.service.submission("scratches"))).job
+        assert (await server.ended(job.id)).error is None
+    assert len(seen) == 1
+    assert list(tmp_path.iterdir()) == []
