@@ -774,7 +774,7 @@ def _list_sql(query: JobQuery, connection: sqlite3.Connection) -> tuple[str, lis
     if query.queue is not None:
         add("queue = ?", query.queue)
     for key, value in query.labels:
-        add("id IN (SELECT job_id FROM job_label WHERE key = ? AND value = ?)", key, value)
+        add(_label_condition(key, value, connection), key, value)
     if query.unexpired_in is not None:
         add("(project <> ? OR expires_us IS NULL OR expires_us > ? OR ended_us IS NULL)", query.unexpired_in, query.now_us)
     direction, beyond = ("DESC", "<") if query.descending else ("ASC", ">")
@@ -819,6 +819,17 @@ def _state_conditions(states: frozenset[State]) -> list[str]:
             "ended_us IS NOT NULL AND state <> 'succeeded'"
         )  # SQLite takes a partial index only where its condition is repeated
     return filters
+
+
+LABEL_RARE = 10_000
+
+
+def _label_condition(key: str, value: str, connection: sqlite3.Connection) -> str:
+    """A rare label leads to its jobs; a common one is looked up job by job, which ends as soon as the page is full."""
+    seen = "SELECT COUNT(*) FROM (SELECT 1 FROM job_label WHERE key = ? AND value = ? LIMIT ?)"
+    if connection.execute(seen, (key, value, LABEL_RARE + 1)).fetchone()[0] > LABEL_RARE:
+        return "EXISTS (SELECT 1 FROM job_label WHERE key = ? AND value = ? AND job_id = job.id)"
+    return "id IN (SELECT job_id FROM job_label WHERE key = ? AND value = ?)"
 
 
 def _index_hint(query: JobQuery) -> str:
