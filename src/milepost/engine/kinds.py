@@ -50,6 +50,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidInput(f"{message} at {where}", path=where, kind=self.name) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidInput(f"input is not JSON: {error}", path="$.input", kind=self.name) from error
+        except RecursionError:
+            raise InvalidInput("input is nested too deeply", path="$.input", kind=self.name) from None
 
     def schemas(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """JSON Schemas of input and result; None for no input, or where the type has none."""
@@ -79,7 +81,7 @@ class Kinds:
             return self._kinds[name]
         except KeyError:
             known = ", ".join(sorted(self._kinds)) or "none"
-            raise UnknownKind(f"no kind {name!r}; registered: {known}", path="$.kind") from None
+            raise UnknownKind(f"no kind {name[:80]!r}; registered: {known}", path="$.kind") from None
 
     def __contains__(self, name: str) -> bool:
         return name in self._kinds

@@ -32,7 +32,9 @@ class Service:
         kind = self.kinds.get(submission.kind)
         s = self.settings
         if len(submission.input) > s.input_bytes_max:
-            raise _too_much("input_bytes_max", s.input_bytes_max, len(submission.input), "input is larger than", "bytes")
+            raise _too_much(
+                "input_bytes_max", s.input_bytes_max, len(submission.input), "input is larger than", "bytes", f"{path}.input"
+            )
         if kind.decoder is not None:
             kind.read_input(submission.input)
         if not PRIORITY_FIRST <= submission.priority <= PRIORITY_LAST:
@@ -59,7 +61,7 @@ class Service:
     def _check_labels(self, labels: dict[str, str], path: str) -> None:
         s = self.settings
         if len(labels) > s.labels_max:
-            raise _too_much("labels_max", s.labels_max, len(labels), "there are more than", "labels")
+            raise _too_much("labels_max", s.labels_max, len(labels), "there are more than", "labels", f"{path}.labels")
         for key, value in labels.items():
             if not key or len(key) > s.label_chars_max or len(value) > s.label_chars_max:
                 raise InvalidInput(
@@ -87,12 +89,17 @@ class Service:
     async def submit_many(self, submissions: Sequence[Submission]) -> list[Added]:
         """All or none.  Errors: as submit; the path names the entry, `$[3].input.size`."""
         if len(submissions) > self.settings.batch_max:
-            raise _too_much("batch_max", self.settings.batch_max, len(submissions), "there are more than", "jobs in the batch")
+            raise _too_much(
+                "batch_max", self.settings.batch_max, len(submissions), "there are more than", "jobs in the batch", "$"
+            )
         for index, submission in enumerate(submissions):
             try:
                 self.check(submission)
             except InvalidInput as error:
                 error.path = f"$[{index}]{error.path.removeprefix('$')}"
+                raise
+            except LimitExceeded as error:
+                error.fields["path"] = f"$[{index}]{error.fields['path'].removeprefix('$')}"
                 raise
         added = await self.store.add_jobs(submissions, now_us=self.clock.now_us())
         for queue in {one.job.queue for one in added if one.created}:
@@ -146,9 +153,10 @@ class Service:
         self.dispatch.reschedule()
         return job
 
-    async def retry(self, job_id: JobId, *, project: ProjectId | None) -> Job:
+    async def retry(self, job_id: JobId, *, project: ProjectId | None, role: str | None = None) -> Job:
         """A new job with the same request, `retry_of` the failed or cancelled one: a final state never changes.
 
+        Rules: `role` is who asks where that is less than an admin: what only admins may do is not done for anybody else.
         Errors: NotFound, Expired, Conflict when it did not fail, or is a sub-job.
         """
         job = await self.get(job_id, project=project)
@@ -170,15 +178,20 @@ class Service:
             attempts_max=job.attempts_max,
             timeout_s=job.timeout_s,
             callback=job.callback,
-            origin=job.origin,
+            origin=job.origin if role is None else {**job.origin, "role": role},
             retry_of=job.id,
         )
         return (await self.submit(submission)).job
 
 
-def _too_much(limit: str, allowed: int, seen: int, text: str, unit: str) -> LimitExceeded:
+def _too_much(limit: str, allowed: int, seen: int, text: str, unit: str, path: str) -> LimitExceeded:
     return LimitExceeded(
-        f"{text} {allowed} {unit} ({seen})", limit=limit, allowed=allowed, seen=seen, hint=f"the server's setting {limit}"
+        f"{text} {allowed} {unit} ({seen})",
+        limit=limit,
+        allowed=allowed,
+        seen=seen,
+        hint=f"the server's setting {limit}",
+        path=path,
     )
 
 

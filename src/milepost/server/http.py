@@ -183,6 +183,8 @@ def decode(decoder: Callable[[bytes], T], body: bytes) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         detail = f"the body is not JSON: {error}" if body else "a JSON body is expected"
         raise InvalidInput(detail, path="$") from error
+    except RecursionError:
+        raise InvalidInput("the body is nested too deeply", path="$") from None
 
 
 def base_url(scope: Scope, state: AppState) -> str:

@@ -9,13 +9,14 @@ import hashlib
 from collections.abc import Sequence
 from urllib.parse import quote, urlencode
 
+from milepost.egress import EgressPolicy, check_url
 from milepost.errors import Forbidden, InvalidInput, LimitExceeded, NotFound, UnknownKind
 from milepost.job import FINAL, Job, JobId, ProjectId, State, Submission
 from milepost.server import events
 from milepost.server.errors import UnsupportedMediaType
 from milepost.server.http import JSON, Call, Reply, base_url, decode
 from milepost.store import JobQuery
-from milepost.wire import from_rfc3339
+from milepost.wire import FIRST_S, LAST_S, from_rfc3339
 from milepost.wire.native import (
     EventPage,
     JobPage,
@@ -126,6 +127,8 @@ def submission_of(call: Call, request: JobRequest, key: str | None, body: bytes,
     if not identity.is_admin:
         submission.origin["role"] = "member"  # for kinds that allow admins more
     submission.labels, submission.held, submission.callback = request.labels, request.held, request.callback
+    if request.callback is not None:
+        _check_callback(call, request.callback.url, f"{path}.callback.url")
     if key is not None:
         submission.idempotency_key = key
         submission.body_hash = hashlib.sha256(body).hexdigest()
@@ -138,11 +141,22 @@ def submission_of(call: Call, request: JobRequest, key: str | None, body: bytes,
     return submission
 
 
+def _check_callback(call: Call, url: str, path: str) -> None:
+    """Errors: InvalidInput when no try could ever be sent there.  What a name resolves to is looked at when it is sent."""
+    try:
+        check_url(url, EgressPolicy.from_settings(call.state.settings))
+    except (InvalidInput, Forbidden) as error:
+        raise InvalidInput(f"callback.url: {error.message}", path=path, hint=error.hint) from None
+
+
 def _instant(text: str, path: str) -> int | None:
     try:
-        return from_rfc3339(text)
+        at_us = from_rfc3339(text)
     except (ValueError, OverflowError):
         raise InvalidInput(f"{text[:40]!r} is no instant like 2026-03-04T05:06:07Z", path=path) from None
+    if at_us is not None and not FIRST_S <= at_us // 1_000_000 <= LAST_S:  # with its offset it is in no year that can be shown
+        raise InvalidInput(f"{text[:40]!r} is not within the years 1 to 9999 in UTC", path=path)
+    return at_us
 
 
 def check_json(content_type: bytes) -> None:
@@ -252,7 +266,7 @@ async def _page(call: Call, *, parent_id: JobId | None, descending: bool, ids: t
         states=_states(query.all("state")),
         queue=query.one("queue"),
         parent_id=parent_id,
-        labels=labels_of(query.all("label")),
+        labels=labels_of(query.all("label"), most=state.settings.labels_max),
         ids=ids,
         descending=descending if order is None else order == "desc",
         after=await _cursor(call, after),
@@ -303,8 +317,12 @@ def _states(values: Sequence[str]) -> tuple[State, ...] | None:
         raise InvalidInput(f"{error}; the states are {', '.join(State)}", path="?state") from None
 
 
-def labels_of(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """`label=key:value` or `label=key=value`, each a condition.  Errors: InvalidInput."""
+def labels_of(values: Sequence[str], *, most: int) -> tuple[tuple[str, str], ...]:
+    """`label=key:value` or `label=key=value`, each a condition.  Errors: InvalidInput, LimitExceeded."""
+    if len(values) > most:  # no job has so many
+        raise LimitExceeded(
+            f"label is given more than {most} times", limit="labels_max", allowed=most, seen=len(values), path="?label"
+        )
     labels = []
     for value in values:
         cut = min((at for at in (value.find(":"), value.find("=")) if at > 0), default=0)
@@ -332,7 +350,7 @@ async def cancel(call: Call) -> Reply:
 
 async def retry(call: Call) -> Reply:
     """A new job with the failed one's request."""
-    job = await call.state.service.retry(JobId(call.param), project=_own(call))
+    job = await call.state.service.retry(JobId(call.param), project=_own(call), role=None if call.identity.is_admin else "member")
     reply = await _answer(call, job, status=202)
     reply.headers.append((b"location", f"{base_url(call.scope, call.state)}/jobs/{job.id}".encode("latin-1")))
     return reply
@@ -370,7 +388,9 @@ async def job_events(call: Call) -> Reply | None:
 async def all_events(call: Call) -> Reply | None:
     """The project's history as a page from its begin, or followed from now on as a stream."""
     query = call.query
-    feed = events.ProjectFeed(call.state.store, project_of(call), labels_of(query.all("label")))
+    feed = events.ProjectFeed(
+        call.state.store, project_of(call), labels_of(query.all("label"), most=call.state.settings.labels_max)
+    )
     limit, (after_id, resumed) = _limit(call), _after(call)
     query.done()
     if wants_stream(call) and not resumed:
@@ -387,7 +407,7 @@ def _after(call: Call) -> tuple[int, bool]:
 
 
 def wants_stream(call: Call) -> bool:
-    return b"text/event-stream" in call.headers.get(b"accept", b"")
+    return b"text/event-stream" in call.headers.get(b"accept", b"") and call.scope["method"] != "HEAD"
 
 
 async def _events(call: Call, feed: events.Feed, after_id: int, limit: int, resumed: bool) -> Reply | None:

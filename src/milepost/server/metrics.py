@@ -11,6 +11,7 @@ from prometheus_client.exposition import generate_latest
 from milepost.server.state import AppState
 from milepost.store import QueueDepth, StoreStats
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -24,6 +25,8 @@ class HttpStats:
         self.seconds: dict[tuple[str, str], float] = {}
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
+        if method not in METHODS:  # anybody can invent more, and each would be kept
+            method = "(other)"
         key = (method, route, status)
         self.requests[key] = self.requests.get(key, 0) + 1
         total = (method, route)

@@ -86,9 +86,12 @@ def _kind(kind: Kind) -> NativeKind:
 
 
 async def list_queues(call: Call) -> Reply:
-    """Every queue that was set or has open jobs; how many jobs, across projects, for admins only."""
+    """For admins every queue that was set or has open jobs, and how many, across projects; for others those set or of a kind."""
     call.query.done()
     depths = await call.state.store.queue_depths()
+    if not call.identity.is_admin:  # a name that another project made up is that project's own affair
+        known = {queue.name for queue in await call.state.store.list_queues()} | {kind.queue for kind in call.state.kinds}
+        depths = [depth for depth in depths if depth.name in known]
     return Reply(200, encode(QueueList([_queue(depth, counts=call.identity.is_admin) for depth in depths])))
 
 
@@ -126,8 +129,8 @@ async def _set_queue(call: Call, *, limit: Callable[[int | None], int | None], p
         raise Forbidden("queues are changed by admins")
     call.query.done()
     name, longest = call.param, call.state.settings.name_chars_max
-    if len(name) > longest:
-        raise InvalidInput(f"a queue name has at most {longest} characters", path="name")
+    if not 1 <= len(name) <= longest:
+        raise InvalidInput(f"a queue name has 1 to {longest} characters", path="name")
     old = next((one.limit for one in await call.state.store.list_queues() if one.name == name), None)
     queue = Queue(name, limit(old), paused)
     await call.state.store.set_queue(queue)

@@ -123,7 +123,7 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
         responses[str(status)] = {"description": about}
         if type_ is not None:
             responses[str(status)]["content"] = _content(route, schemas.of(type_))
-    for status in sorted({*route.errors, *(() if route.open else (401, 429))} - route.answers.keys()):
+    for status in sorted({*route.errors, *(() if route.open else (400, 401, 403, 429, 503))} - route.answers.keys()):
         assert status in STATUS.values() or status == 413
         problem = {"application/problem+json": {"schema": schemas.of(Problem)}}
         responses[str(status)] = {"description": PROBLEMS[status], "content": problem}

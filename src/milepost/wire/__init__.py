@@ -17,6 +17,7 @@ import msgspec
 from milepost.job import FINAL, Failure, Progress, State
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST_S, LAST_S = -62_135_596_800, 253_402_300_799  # of the calendar: the years 1 to 9999
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -63,7 +64,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rfc3339(at_us: int | None) -> str | None:
-    """`2026-03-04T05:06:07.123456Z`, or None."""
+    """`2026-03-04T05:06:07.123456Z`, or None.  What lies beyond the calendar is shown as its first or last second."""
     if at_us is None:
         return None
     return f"{_whole_second(at_us // 1_000_000)}.{at_us % 1_000_000:06d}Z"
@@ -71,7 +72,7 @@ def rfc3339(at_us: int | None) -> str | None:
 
 @functools.lru_cache(maxsize=4096)  # a status has four instants, and most of those shown lie close together: 7 µs each become 0.4
 def _whole_second(at_s: int) -> str:
-    return datetime.fromtimestamp(at_s, UTC).isoformat()[:19]
+    return datetime.fromtimestamp(min(max(at_s, FIRST_S), LAST_S), UTC).isoformat()[:19]
 
 
 def from_rfc3339(text: str | None) -> int | None:

@@ -275,7 +275,10 @@ def _bound(value: str | None) -> int | None:
 def _values(name: str, value: str) -> tuple[str, ...]:
     if name not in _LISTS or not value.startswith("in:"):
         return (value,)
-    return tuple(one.strip() for one in next(csv.reader([value.removeprefix("in:")], skipinitialspace=True), []))
+    try:
+        return tuple(one.strip() for one in next(csv.reader([value.removeprefix("in:")], skipinitialspace=True), []))
+    except csv.Error:  # a line break outside of quotes
+        raise Refusal(400, f"Invalid filter value for '{name}'.") from None
 
 
 def _time(name: str, value: str) -> tuple[str, str, int]:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from milepost.job import FINAL, Failure, Job, Progress, State
-from milepost.wire import JobView, from_rfc3339
+from milepost.wire import FIRST_S, LAST_S, JobView, from_rfc3339
 from milepost.wire.glance.query import TaskQuery, page_links
 
 STATUS = {
@@ -149,11 +149,16 @@ def message_of(job: Job) -> str:
 
 def at_second(at_us: int) -> str:
     """`2026-03-04T05:06:07Z`, cut, not rounded."""
-    return f"{datetime.fromtimestamp(at_us // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{_whole_second(at_us)}Z"
+
+
+def _whole_second(at_us: int) -> str:
+    at_s = min(max(at_us // 1_000_000, FIRST_S), LAST_S)  # an expiry may lie beyond the calendar
+    return datetime.fromtimestamp(at_s, UTC).isoformat()[:19]
 
 
 def _at_micros(at_us: int) -> str:
-    return f"{datetime.fromtimestamp(at_us // 1_000_000, UTC):%Y-%m-%dT%H:%M:%S}.{at_us % 1_000_000:06d}"
+    return f"{_whole_second(at_us)}.{at_us % 1_000_000:06d}"
 
 
 def _expires_at(job: Job) -> str | msgspec.UnsetType:
