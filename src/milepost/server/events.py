@@ -257,6 +257,8 @@ async def _start(call: Call, after_id: int) -> None:
 
 
 async def _pump(call: Call, feed: Feed, watch: Watch, events: list[Event], cursor: int) -> None:
+    clock = call.state.clock
+    checked_s = clock.monotonic_s()
     while not watch.closed:
         if events:
             await _send(call, b"".join(map(sse, events)))
@@ -268,16 +270,26 @@ async def _pump(call: Call, feed: Feed, watch: Watch, events: list[Event], curso
             if not events:  # all filtered out: a reconnect need not read them again
                 await _send(call, b"id: %d\n\n" % cursor)
         elif not feed.ended and not await watch.wait(HEARTBEAT_S):
-            try:
-                await authenticate(call.scope)
-                await feed.check()
-            except StoreUnavailable:
-                pass
-            except MilepostError as error:
-                await _send(call, f": {error.code}\n\n".encode())
-                break
             await _send(call, b": still here\n\n")
+        if clock.monotonic_s() - checked_s >= HEARTBEAT_S:  # also where events come all the time
+            refusal = await _refusal(call, feed)
+            if refusal is not None:
+                await _send(call, f": {refusal.code}\n\n".encode())
+                break
+            checked_s = clock.monotonic_s()
     await call.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _refusal(call: Call, feed: Feed) -> MilepostError | None:
+    """Why the caller may not go on reading, None when it may."""
+    try:
+        await authenticate(call.scope)
+        await feed.check()
+    except StoreUnavailable:  # nothing is known to be wrong
+        return None
+    except MilepostError as error:
+        return error
+    return None
 
 
 async def _read(feed: Feed, cursor: int) -> tuple[list[Event], int]:

@@ -186,9 +186,12 @@ class Identities:
             found = None
         stored = found.password_hash if found is not None else await self._decoy_hash()
         right = await self._verify(stored, password)
-        if found is None or not right or not found.enabled:
+        if found is None or not right:
             raise Unauthenticated("wrong user or password")
-        return found
+        now = await self._store.get_user(found.id)  # it took a while: the user may have been disabled, or have another password
+        if not now.enabled or now.password_hash != stored:
+            raise Unauthenticated("wrong user or password")
+        return now
 
     async def issue_token(
         self,
