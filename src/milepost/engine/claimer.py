@@ -98,6 +98,12 @@ class Claimer:
         await asyncio.gather(*self._sent, return_exceptions=True)
 
     async def _claim(self, name: str, limit: int) -> int:
-        claimed = await self._store.claim_jobs(name, worker=self._worker, now_us=self._clock.now_us(), limit=limit)
+        claimed = await self._store.claim_jobs(
+            name,
+            worker=self._worker,
+            now_us=self._clock.now_us(),
+            limit=limit,
+            last_chance=max(1, self._settings.crashes_max - 1),
+        )
         self._executor.start(claimed)
         return len(claimed)

@@ -205,6 +205,8 @@ class StoreStats(msgspec.Struct):
     commit_seconds: dict[float, int] = {}  # upper bound -> commits
 
 
+NEVER = 1 << 62
+
 Listener = Callable[[Sequence[Event]], None]
 
 
@@ -266,8 +268,14 @@ class Store(Protocol):
 
     # --- worker ----------------------------------------------------------------------------------------------------
 
-    async def claim_jobs(self, queue: str, *, worker: WorkerId, now_us: int, limit: int) -> list[Claimed]:
-        """Lease the first due jobs by (priority, run_at, id).  The lease is the worker's: see renew_lease."""
+    async def claim_jobs(
+        self, queue: str, *, worker: WorkerId, now_us: int, limit: int, last_chance: int = NEVER
+    ) -> list[Claimed]:
+        """Lease the first due jobs by (priority, run_at, id).  The lease is the worker's: see renew_lease.
+
+        Of the jobs with `last_chance` crashes or more only one runs at a time, so that the one that kills its worker takes no
+        innocent one with it.
+        """
         ...
 
     async def renew_lease(self, worker: WorkerId, *, now_us: int, lease_s: float) -> Renewal:
@@ -278,7 +286,7 @@ class Store(Protocol):
         """Its lease ends now; what it still owns will be rescued."""
 
     async def end_other_workers(self, worker: WorkerId) -> None:
-        """The leases of all others end now: for a process that knows that it is alone."""
+        """The leases of all others end now, of jobs and of deliveries: for a process that knows that it is alone."""
 
     async def report_progress(self, claim: Claim, progress: Progress, *, now_us: int) -> bool: ...
 
@@ -400,6 +408,7 @@ class Store(Protocol):
 
 
 __all__ = [
+    "NEVER",
     "SORTABLE",
     "AccessKey",
     "Added",

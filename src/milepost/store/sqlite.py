@@ -48,9 +48,10 @@ from milepost.job import (
     WorkerId,
     new_job_id,
 )
-from milepost.store import SORTABLE, Added, JobQuery, Listener, Queue, QueueDepth, Renewal, StoreStats, SubCounts
+from milepost.store import NEVER, SORTABLE, Added, JobQuery, Listener, Queue, QueueDepth, Renewal, StoreStats, SubCounts
 from milepost.store.migrate import migrate_sqlite
 from milepost.store.rows import event_from_row, job_from_row, job_params, new_job, text
+from milepost.store.sqlite_records import SQL as RECORD_SQL
 from milepost.store.sqlite_records import SqliteRecords
 from milepost.store.statements import load
 from milepost.store.writer import Transaction, Writer, unavailable
@@ -335,8 +336,10 @@ class SqliteStore(SqliteRecords):
 
     # --- worker ----------------------------------------------------------------------------------------------------
 
-    async def claim_jobs(self, queue: str, *, worker: WorkerId, now_us: int, limit: int) -> list[Claimed]:
-        return await self._writer.do(_claim, queue, worker, now_us, limit)  # type: ignore[no-any-return]
+    async def claim_jobs(
+        self, queue: str, *, worker: WorkerId, now_us: int, limit: int, last_chance: int = NEVER
+    ) -> list[Claimed]:
+        return await self._writer.do(_claim, queue, worker, now_us, limit, last_chance)  # type: ignore[no-any-return]
 
     async def renew_lease(self, worker: WorkerId, *, now_us: int, lease_s: float) -> Renewal:
         if self.in_memory:
@@ -361,7 +364,7 @@ class SqliteStore(SqliteRecords):
         await self._writer.do(lambda tx: tx.execute(SQL.end_worker, (worker,)) and None)
 
     async def end_other_workers(self, worker: WorkerId) -> None:
-        await self._writer.do(lambda tx: tx.execute(SQL.end_other_workers, (worker,)) and None)
+        await self._writer.do(_end_others, worker)
 
     async def report_progress(self, claim: Claim, progress: Progress, *, now_us: int) -> bool:
         return await self._writer.do(_report, claim, progress, now_us)  # type: ignore[no-any-return]
@@ -479,15 +482,20 @@ def _add_keyed(tx: Transaction, submissions: Sequence[Submission], now_us: int) 
     return made
 
 
-def _claim(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit: int) -> list[Claimed]:
+def _claim(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit: int, last_chance: int) -> list[Claimed]:
     claimed = []
-    for row in tx.execute(SQL.claim_jobs, (queue, worker, now_us, limit)).fetchall():
+    for row in tx.execute(SQL.claim_jobs, (queue, worker, now_us, limit, last_chance)).fetchall():
         job = job_from_row(row)
         _emit(tx, (job.id, job.root_id, job.project), job.version, EventType.STARTED, State.RUNNING, now_us, None)
         claimed.append(Claimed(job, Claim(job.id, job.fence, worker)))
     if len(claimed) > 1:
         claimed.sort(key=lambda one: (one.job.priority, one.job.run_at_us, one.job.id))
     return claimed
+
+
+def _end_others(tx: Transaction, worker: WorkerId) -> None:
+    tx.execute(SQL.end_other_workers, (worker,))
+    tx.execute(RECORD_SQL.release_deliveries)
 
 
 def _renewal(rows: list[tuple[str, int]]) -> Renewal:

@@ -18,6 +18,7 @@ class RecordSql(NamedTuple):
 
     claim_deliveries: str
     finish_delivery: str
+    release_deliveries: str
     next_delivery: str
     list_deliveries: str
     get_delivery: str

@@ -32,12 +32,21 @@ SELECT id, project, kind, state, ended_us, expired_us FROM tombstone WHERE id = 
 
 -- name: claim_jobs
 -- Lease the first due jobs of one queue to one live worker.  SQLite has one writer: there is nothing to skip.
--- params: queue, worker, now_us, limit
+-- Jobs that one more crash would fail run one at a time, so that the one that kills its worker takes no other with it.
+-- params: queue, worker, now_us, limit, last_chance
 UPDATE job
    SET state = 'running', lease_by = :worker, attempt = attempt + 1, fence = fence + 1, version = version + 1,
        started_us = COALESCE(started_us, :now_us), updated_us = :now_us
  WHERE id IN (SELECT id FROM job
                WHERE queue = :queue AND state = 'ready' AND due = 1 AND (deadline_us IS NULL OR deadline_us > :now_us)
+                 AND (crashes < :last_chance
+                      OR id = (SELECT first.id FROM job AS first
+                                WHERE first.queue = :queue AND first.crashes > 0 AND first.ended_us IS NULL
+                                  AND first.crashes >= :last_chance AND first.state = 'ready' AND first.due = 1
+                                  AND NOT EXISTS (SELECT 1 FROM job AS other
+                                                   WHERE other.crashes > 0 AND other.ended_us IS NULL
+                                                     AND other.crashes >= :last_chance AND other.state = 'running')
+                                ORDER BY first.priority, first.run_at_us, first.id LIMIT 1))
                ORDER BY priority, run_at_us, id LIMIT :limit)
    AND EXISTS (SELECT 1 FROM worker WHERE worker.id = :worker AND lease_until_us > :now_us)
 RETURNING id, kind, state, project, queue, priority, run_at_us, attempt, attempts_max, crashes, timeout_s, deadline_us, parent_id, root_id,

@@ -2,14 +2,18 @@
 
 -- name: claim_deliveries
 -- params: now_us, hidden_until_us, limit
-UPDATE delivery SET attempt = attempt + 1, next_us = :hidden_until_us
+UPDATE delivery SET attempt = attempt + 1, sending = 1, next_us = :hidden_until_us
  WHERE id IN (SELECT id FROM delivery WHERE state = 'pending' AND next_us <= :now_us ORDER BY next_us LIMIT :limit)
 RETURNING id, job_id, project, url, event, state, attempt, next_us, created_us, ended_us, last_status, last_error;
 
 -- name: finish_delivery
 -- params: id, attempt, state, next_us, status, error, ended_us
-UPDATE delivery SET state = :state, next_us = :next_us, last_status = :status, last_error = :error, ended_us = :ended_us
+UPDATE delivery SET state = :state, sending = 0, next_us = :next_us, last_status = :status, last_error = :error, ended_us = :ended_us
  WHERE id = :id AND attempt = :attempt AND state = 'pending';
+
+-- name: release_deliveries
+-- Those that a dead process was sending may be sent again now.
+UPDATE delivery SET sending = 0, next_us = created_us WHERE state = 'pending' AND sending = 1;
 
 -- name: next_delivery
 SELECT MIN(next_us) FROM delivery WHERE state = 'pending';
@@ -26,7 +30,7 @@ SELECT id, job_id, project, url, event, state, attempt, next_us, created_us, end
 
 -- name: redeliver
 -- params: id, now_us
-UPDATE delivery SET state = 'pending', attempt = 0, next_us = :now_us, ended_us = NULL WHERE id = :id;
+UPDATE delivery SET state = 'pending', attempt = 0, sending = 0, next_us = :now_us, ended_us = NULL WHERE id = :id;
 
 -- name: get_resource
 -- params: type, id

@@ -51,6 +51,7 @@ CREATE INDEX job_sub       ON job (parent_id, position) WHERE parent_id IS NOT N
 CREATE INDEX job_open_sub  ON job (parent_id) WHERE parent_id IS NOT NULL AND ended_us IS NULL;
 CREATE INDEX job_tree      ON job (root_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX job_deadline  ON job (deadline_us) WHERE deadline_us IS NOT NULL AND ended_us IS NULL;
+CREATE INDEX job_crashed   ON job (queue, priority, run_at_us, id) WHERE crashes > 0 AND ended_us IS NULL;
 CREATE INDEX job_expiry    ON job (expires_us) WHERE expires_us IS NOT NULL;
 CREATE INDEX job_project   ON job (project, id) WHERE parent_id IS NULL;
 CREATE INDEX job_kind      ON job (kind, project, id) WHERE parent_id IS NULL;
@@ -89,7 +90,7 @@ CREATE TABLE queue (name TEXT PRIMARY KEY, job_limit INTEGER, paused INTEGER NOT
 CREATE TABLE delivery (
   id TEXT PRIMARY KEY, job_id TEXT NOT NULL, project TEXT NOT NULL, url TEXT NOT NULL, event TEXT NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('pending','delivered','given_up')),
-  attempt INTEGER NOT NULL DEFAULT 0, next_us INTEGER NOT NULL, created_us INTEGER NOT NULL, ended_us INTEGER,
+  attempt INTEGER NOT NULL DEFAULT 0, sending INTEGER NOT NULL DEFAULT 0, next_us INTEGER NOT NULL, created_us INTEGER NOT NULL, ended_us INTEGER,
   last_status INTEGER, last_error TEXT
 ) WITHOUT ROWID;
 CREATE INDEX delivery_due ON delivery (next_us) WHERE state = 'pending';
