@@ -28,7 +28,7 @@ demo: $(STAMP)  ## import a real image, kill the server in the middle, see it go
 	$(BIN)/milepost demo $(if $(IMAGE),--image "$(IMAGE)")
 
 test: $(STAMP)  ## all tests but the measuring ones; ARGS="tests/unit -k ids" for some
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import contracts
 	$(BIN)/ruff check .
