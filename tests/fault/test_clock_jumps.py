@@ -105,4 +105,6 @@ async def test_a_scheduled_job_runs_when_the_new_clock_says_so(bench: Bench, jum
         bench.clock.advance(HOUR_S + 601)
         await bench.system.node.scheduler.run_once()
     await bench.system.node.heartbeat.run_once()
+    # A claim before that renewal found the lease over; the next look, `claim_poll_s` later, is made now.
+    bench.system.dispatch.announce_queues()
     assert (await bench.until(job_id, *FINAL)).state is State.SUCCEEDED
