@@ -2,7 +2,8 @@
 
 Rules
 1. A job that was seen final stays final.
-2. An answer that may pass (none, 5xx, 408, 429, an unreadable body a few times) is counted and survived.
+2. An answer that may pass (none, 5xx, 408, 429) is counted and survived, an unreadable one too: of a job that was never seen
+   only a few times, because then it is rather the wrong URL.
 3. 401, 403, 404 and 410 are raised as what they are; a 404 is survived for the dialect's grace after a submit.
 4. A status that nobody knows is a job that still runs.
 """
@@ -138,7 +139,7 @@ def _unreadable(session: Session, known: Known, error: ProtocolError, cadence: C
     known.in_a_row += 1
     known.stats.failures += 1
     known.stats.last_error = error.message
-    if known.unreadable >= UNREADABLE_MAX:
+    if known.unreadable >= UNREADABLE_MAX and known.view is None:
         error.job_id = known.id
         raise error
     return cadence.after_failure(known.in_a_row, session.random)

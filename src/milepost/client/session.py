@@ -3,7 +3,8 @@
 Rules
 1. `ask` adds endpoint and identity, and answers an expired token with a new one, once.
 2. `call` survives what may pass (no answer, 5xx, 429) for `patience_s`, but never repeats a request that could do its work twice.
-3. Secrets are in headers only: no error, handle, hint or log line has one.
+3. JSON that was cut off on its way is no answer.
+4. Secrets are in headers only: no error, handle, hint or log line has one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from milepost.client.handle import Handle
 from milepost.client.identity import Credentials, read_token, token_request
 from milepost.client.steps import Ask, Gather, Sleep, Steps
 from milepost.clock import Clock
-from milepost.errors import InvalidInput, MilepostError, Unauthenticated, Unreachable
+from milepost.errors import InvalidInput, MilepostError, Throttled, Unauthenticated, Unreachable
 from milepost.wire import Request, Response
 
 log = logging.getLogger("milepost.client")
@@ -77,9 +78,13 @@ class Session:
             return refused
         token = self._token
         reply: Reply = yield Ask(self.addressed(request), timeout_s or self.request_timeout_s)
-        if isinstance(reply, Response) and reply.status == 401 and (yield from self._renew(token)):
-            reply = yield Ask(self.addressed(request), timeout_s or self.request_timeout_s)
-        return reply
+        if isinstance(reply, Response) and reply.status == 401:
+            renewed = yield from self._renew(token)
+            if isinstance(renewed, Unreachable):
+                return renewed
+            if renewed:
+                reply = yield Ask(self.addressed(request), timeout_s or self.request_timeout_s)
+        return self._whole(reply)
 
     def ask_all(self, requests: list[Request]) -> Steps[list[Reply]]:
         """As `ask`, for independent requests."""
@@ -89,11 +94,27 @@ class Session:
         token = self._token
         replies: list[Reply] = yield Gather(tuple(Ask(self.addressed(one), self.request_timeout_s) for one in requests))
         unknown = [index for index, reply in enumerate(replies) if isinstance(reply, Response) and reply.status == 401]
-        if unknown and (yield from self._renew(token)):
+        renewed = (yield from self._renew(token)) if unknown else False
+        if isinstance(renewed, Unreachable):
+            for index in unknown:
+                replies[index] = renewed
+        elif renewed:
             again = yield Gather(tuple(Ask(self.addressed(requests[index]), self.request_timeout_s) for index in unknown))
             for index, reply in zip(unknown, again, strict=True):
                 replies[index] = reply
-        return replies
+        return [self._whole(reply) for reply in replies]
+
+    def _whole(self, reply: Reply) -> Reply:
+        """The reply; a good one that says that it is JSON, and is not, was cut off by something in between."""
+        if not isinstance(reply, Response) or not 200 <= reply.status < 300 or reply.status == 204:
+            return reply
+        if not reply.headers.get("content-type", "").startswith("application/json"):
+            return reply
+        try:
+            msgspec.json.decode(reply.body, type=msgspec.Raw)
+        except msgspec.DecodeError as error:
+            return Unreachable(f"the answer of {self.endpoint} is no whole JSON: {error}", endpoint=self.endpoint, sent=True)
+        return reply
 
     def call(self, request: Request, *, job_id: str | None = None, repeatable: bool = True) -> Steps[Response]:
         """A good answer (2xx), after as many tries as patience_s allows.
@@ -110,13 +131,17 @@ class Session:
             error, delay_s = self.judge(reply, failures, job_id)
             may_repeat = repeatable or error.fields.get("sent") is False or (isinstance(reply, Response) and reply.status == 429)
             elapsed_s = self.clock.monotonic_s() - started_s
-            if not error.retryable or not may_repeat or elapsed_s + delay_s > self.patience_s:
+            left_s = self.patience_s - elapsed_s
+            too_late = left_s <= 0 or (isinstance(error, Throttled) and delay_s > left_s)
+            if not error.retryable or not may_repeat or too_late:
                 error.elapsed_s = elapsed_s
                 error.fields["tries"] = failures
+                if error.hint is None and error.fields.get("sent") is False and self.dialect.name == "native":
+                    error.hint = "is a server running there? `milepost serve` starts one on this machine"
                 raise error
             if failures == 1:
                 log.info("%s; trying again for %.0f s", error.message, self.patience_s)
-            yield Sleep(delay_s)
+            yield Sleep(min(delay_s, left_s))
 
     def judge(self, reply: Reply, failures: int, job_id: str | None) -> tuple[MilepostError, float]:
         """The error that a reply which is no success stands for, and the pause that it calls for, seconds."""
@@ -150,18 +175,19 @@ class Session:
             return None
         return (yield from self._authenticate())
 
-    def _renew(self, refused: str | None) -> Steps[bool]:
-        """Whether there is another token now than the one that was refused."""
+    def _renew(self, refused: str | None) -> Steps[bool | Unreachable]:
+        """Whether there is another token now than the one that was refused; Unreachable when nobody could be asked for one."""
         if self.credentials is None:
             return False
         if self._token != refused:  # another conversation of this client was faster
             return True
-        return (yield from self._authenticate()) is None
+        return (yield from self._authenticate()) or True
 
     def _authenticate(self) -> Steps[Unreachable | None]:
         assert self.credentials is not None
         reply: Reply = yield Ask(token_request(self.credentials), self.request_timeout_s)
         if isinstance(reply, Unreachable):
+            reply.fields["sent"] = False  # what the token is for was not sent yet, or was refused
             return reply
         if reply.status in (408, 429) or reply.status >= 500:
             return Unreachable(f"the identity service answered {reply.status}", endpoint=self.credentials.auth_url, sent=False)

@@ -214,6 +214,7 @@ def as_completed(session: Session, jobs: Sequence[Known], *, timeout_s: float | 
     cadence = cadence or session.cadence
     bulk = session.dialect.bulk_max
     due: list[tuple[float, int]] = [(deadline.started_s, index) for index in range(len(jobs))]
+    heard_s = float("-inf")  # when the server last answered about any of them
     while due:
         now_s = session.clock.monotonic_s()
         if len(due) == 1 and session.dialect.long_poll_s:
@@ -225,9 +226,12 @@ def as_completed(session: Session, jobs: Sequence[Known], *, timeout_s: float | 
                 raise _many_given_up(session, [jobs[index] for _, index in due], deadline)
             yield Sleep(min(due[0][0] - now_s, deadline.left_s))
             continue
-        delays = yield from _probe_many(
-            session, [jobs[index] for index in batch], cadence, deadline, alone=not due and len(batch) == 1
-        )
+        asked = [jobs[index] for index in batch]
+        throttled = [known.stats.throttled for known in asked]
+        delays = yield from _probe_many(session, asked, cadence, deadline, alone=not due and len(batch) == 1)
+        heard_s = session.clock.monotonic_s() if any(known.in_a_row == 0 for known in asked) else heard_s
+        if session.clock.monotonic_s() - heard_s < cadence.failure_cap_s:
+            _forgive(asked, throttled)
         asked_s = session.clock.monotonic_s()
         for index, delay_s in zip(batch, delays, strict=True):
             if jobs[index].done or jobs[index].error is not None:
@@ -245,6 +249,13 @@ def _take_due(due: list[tuple[float, int]], now_s: float, most: int, soon_s: flo
         while due and len(batch) < most and due[0][0] <= now_s + soon_s:
             batch.append(heapq.heappop(due)[1])
     return batch
+
+
+def _forgive(asked: list[Known], throttled: list[int]) -> None:
+    """While the server answers about some jobs, bad luck with another one is no reason to leave that one alone for longer."""
+    for known, before in zip(asked, throttled, strict=True):
+        if known.stats.throttled == before:
+            known.in_a_row = min(known.in_a_row, 1)
 
 
 def _probe_many(session: Session, jobs: list[Known], cadence: Cadence, deadline: Deadline, *, alone: bool) -> Steps[list[float]]:
@@ -316,9 +327,10 @@ def _check_quiet(session: Session, pending: list[Known], deadline: Deadline) -> 
 
 
 def _many_given_up(session: Session, pending: list[Known], deadline: Deadline) -> MilepostError:
-    first = pending[0]
+    first = next((known for known in pending if known.view is not None), pending[0])
     error = _given_up(session, first, deadline, deadline.elapsed_s)
     error.fields["pending"] = [known.id for known in pending]
+    error.hint = session.command("wait", *error.fields["pending"])
     if len(pending) > 1:
         error.message = f"{len(pending)} jobs not final after {deadline.elapsed_s:.1f} s, one of them: {error.message}"
     return error
@@ -333,7 +345,7 @@ def check_all(session: Session, jobs: Sequence[Known], elapsed_s: float) -> Step
         if bad[0].error is not None:
             raise bad[0].error
         yield from check(session, bad[0], elapsed_s)
-    good = [known.id for known in jobs if known not in bad]
+    good = [known.id for known in jobs if known.view is not None and known.view.state is State.SUCCEEDED]
     text = f"{len(bad)} of {len(jobs)} jobs did not succeed; the first: job {bad[0].id} {_reason(bad[0])}"
     fields: dict[str, Any] = {"job_id": bad[0].id, "elapsed_s": elapsed_s, "hint": session.command("get", bad[0].id)}
     if good:
@@ -396,7 +408,7 @@ def _show(
         try:
             view = yield from _with_sub_jobs(session, view, [TREE_MAX])
         except MilepostError as error:
-            if not error.retryable:
+            if not error.retryable and not isinstance(error, ProtocolError):
                 raise
     if view is not None and view != shown:
         yield Emit(view)

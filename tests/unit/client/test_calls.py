@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
 
-from milepost.client import calls
+from milepost.client import calls, waits
 from milepost.client.dialects import Query
 from milepost.client.identity import Credentials
 from milepost.client.open import job_id_of, make_query, make_spec, make_specs, open_session
@@ -19,8 +20,9 @@ from milepost.errors import (
     Throttled,
     Unauthenticated,
     Unreachable,
+    WaitTimeout,
 )
-from milepost.wire import Response
+from milepost.wire import Request, Response
 
 from .talk import ID, URL, Talk, job, lost, native_body, problem, script, task
 
@@ -222,6 +224,25 @@ def test_an_answer_that_is_no_job_is_a_protocol_error_that_shows_its_begin() -> 
         talk.run(calls.get(talk.session, ID))
 
 
+def test_json_that_was_cut_off_is_no_answer_and_is_asked_for_again() -> None:
+    whole = job("running")
+    half = msgspec.structs.replace(whole, headers={"content-type": "application/json"}, body=whole.body[: len(whole.body) // 2])
+    talk = Talk(script(half, half, half, half, whole))
+    assert talk.run(calls.submit(talk.session, make_spec("echo"))).state == "running"
+    assert len({request.headers["Idempotency-Key"] for _, request in talk.asked}) == 1
+    talk = Talk(script(half), patience_s=2)
+    with pytest.raises(Unreachable, match="no whole JSON"):
+        talk.run(calls.get(talk.session, ID))
+
+
+def test_a_call_uses_all_of_its_patience() -> None:
+    talk = Talk(script(Unreachable("refused", sent=False)), patience_s=15)
+    with pytest.raises(Unreachable) as caught:
+        talk.run(calls.get(talk.session, ID))
+    assert caught.value.elapsed_s == pytest.approx(15)
+    assert "milepost serve" in caught.value.hint
+
+
 def test_retry_is_not_repeated_when_its_answer_is_lost_and_cancel_is() -> None:
     talk = Talk(script(lost(), job("ready")))
     with pytest.raises(Unreachable):
@@ -320,6 +341,24 @@ def test_an_expired_token_is_renewed_once_and_the_request_repeated() -> None:
     talk.run(calls.get(talk.session, ID))
     cloud.issued += 1  # somebody revoked ours
     talk.run(calls.get(talk.session, ID))
+    assert cloud.issued == 3
+
+
+def test_an_identity_service_that_is_away_when_the_token_expires_does_not_end_a_wait() -> None:
+    cloud = Cloud()
+    talk = cloud_talk(cloud)
+    known = talk.run(calls.get(talk.session, ID))
+    cloud.issued += 1  # ours has expired
+    answers = iter([Unreachable("reset", sent=True), Response(503, {}, b""), Response(429, {}, b"")])
+
+    def flaky(request: Request) -> Any:
+        return next(answers, None) or cloud(request) if request.url.startswith("http://id.") else cloud(request)
+
+    talk.server = flaky
+    steps = waits.wait(talk.session, known, timeout_s=5, cadence=None, raise_on_failure=True)
+    with pytest.raises(WaitTimeout):  # the task of this cloud runs for ever
+        talk.run(steps)
+    assert known.stats.failures == 3
     assert cloud.issued == 3
 
 

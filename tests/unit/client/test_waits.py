@@ -206,6 +206,11 @@ def test_a_page_of_something_else_is_a_protocol_error_after_a_few_tries() -> Non
     assert wait(Talk(script(html, html, job("succeeded")))).done
 
 
+def test_of_a_job_that_was_seen_no_unreadable_answer_ends_the_wait() -> None:
+    html = Response(200, {"content-type": "text/html"}, b"<html>please log in</html>")
+    assert wait(Talk(script(job("running"), *[html] * 20, job("succeeded")))).done
+
+
 def test_each_change_is_emitted_once_and_the_end_last() -> None:
     steps = [job(progress={"done": n}, headers={"etag": f'"{n}"'}) for n in (1, 1, 2)]
     talk = Talk(script(*steps, job("succeeded")))
@@ -311,9 +316,28 @@ def test_when_time_is_over_the_pending_ids_are_named() -> None:
     cloud = Cloud({"job-0": 1.0, "job-1": 1e9, "job-2": 1e9})
     with pytest.raises(WaitTimeout) as caught:
         completed(cloud, [Known(id) for id in cloud.ends], timeout_s=10.0)
-    assert sorted(caught.value.fields["pending"]) == ["job-1", "job-2"]
+    pending = sorted(caught.value.fields["pending"])
+    assert pending == ["job-1", "job-2"]
+    assert sorted(caught.value.hint.split()[2:4]) == pending  # the command waits for all of them
+    assert (caught.value.state, caught.value.job_id in pending) == ("running", True)
     assert [known.id for known in cloud.talk.emitted] == ["job-0"]
     assert cloud.talk.clock.s - 1000.0 == pytest.approx(10.0, abs=1.0)
+
+
+def test_bad_luck_with_one_job_does_not_grow_its_pause_while_the_server_answers_about_others() -> None:
+    """Every second probe of one job is lost, with another job beside it that is answered."""
+    cloud = Cloud({"job-0": 20.0, "job-1": 20.0}, lists=False)
+    answered, asked = cloud.talk.server, []
+
+    def unlucky(request):
+        if request.url.endswith("job-1") and cloud.talk.clock.s < 1015.0:
+            asked.append(cloud.talk.clock.s)
+            return lost()
+        return answered(request)
+
+    cloud.talk.server = unlucky
+    completed(cloud, [Known(id) for id in cloud.ends], timeout_s=60.0)
+    assert max(after - before for before, after in zip(asked, asked[1:], strict=False)) < 3.0
 
 
 def test_a_refused_token_ends_all_waits_at_once() -> None:
