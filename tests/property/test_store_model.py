@@ -72,9 +72,14 @@ class StoreMachine(RuleBasedStateMachine):
     def call(self, coroutine: Any) -> Any:
         return self.runner.run(coroutine)
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(priorities=st.lists(st.integers(0, 3), min_size=3, max_size=6))
+    def begin(self, priorities: list[int]) -> None:
         self.call(self.store.open())
+        for priority in priorities:
+            self.submit(held=False, priority=priority, delay_s=0, deadline_s=None)
+        for worker in WORKERS:
+            self.renew(worker)
+            self.claim(worker, 1, False)
 
     def teardown(self) -> None:
         self.call(self.store.close())
@@ -136,8 +141,10 @@ class StoreMachine(RuleBasedStateMachine):
         assert renewal.owned == mine.keys()
         assert renewal.cancel == {job_id for job_id, job in mine.items() if job.asked}
 
-    @rule(worker=st.sampled_from(WORKERS), limit=st.integers(1, 4))
-    def claim(self, worker: str, limit: int) -> None:
+    @rule(worker=st.sampled_from(WORKERS), limit=st.integers(1, 4), renewed=st.sampled_from([True, True, False]))
+    def claim(self, worker: str, limit: int, renewed: bool) -> None:
+        if renewed:
+            self.renew(worker)
         claimed = self.call(self.store.claim_jobs("default", worker=WorkerId(worker), now_us=self.now_us, limit=limit))
         due = [
             (job.priority, job.run_at_us, job_id)
@@ -154,9 +161,14 @@ class StoreMachine(RuleBasedStateMachine):
             self.claims.append(one.claim)
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), what=st.sampled_from(["succeed", "fail", "cancel", "retry", "retry later", "snooze", "return"]))
-    def finish(self, data: st.DataObject, what: str) -> None:
-        claim = data.draw(st.sampled_from(self.claims))
+    @rule(
+        data=st.data(),
+        live=st.sampled_from([True, True, False]),
+        what=st.sampled_from(["succeed", "fail", "cancel", "retry", "retry later", "snooze", "return"]),
+    )
+    def finish(self, data: st.DataObject, live: bool, what: str) -> None:
+        current = [claim for claim in self.claims if self.holds(claim)] if live else []
+        claim = data.draw(st.sampled_from(current or self.claims))
         later_us = self.now_us + 7_000_000
         outcome, state, run_at_us, counts = {
             "succeed": (Succeeded(b"1"), State.SUCCEEDED, 0, 1),
@@ -221,8 +233,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert job.state is State.HELD
         self.move(job_id, State.READY).due = job.run_at_us <= self.now_us
 
-    @rule()
-    def rescue(self) -> None:
+    @rule(after_s=st.sampled_from([0, 15, LEASE_S]))
+    def rescue(self, after_s: int) -> None:
+        self.now_us += after_s * 1_000_000
         rescued = self.call(self.store.rescue_expired(now_us=self.now_us, crashes_max=CRASHES_MAX, expires_us=self.expires_us))
         dead = {
             job_id for job_id, job in self.jobs.items() if job.owner is not None and self.leases.get(job.owner, 0) <= self.now_us
@@ -260,8 +273,9 @@ class StoreMachine(RuleBasedStateMachine):
         for job_id in overdue:
             self.move(job_id, State.FAILED)
 
-    @rule(limit=st.integers(1, 5))
-    def prune(self, limit: int) -> None:
+    @rule(limit=st.integers(1, 5), after_s=st.sampled_from([0, KEEP_S - 1, KEEP_S]))
+    def prune(self, limit: int, after_s: int) -> None:
+        self.now_us += after_s * 1_000_000
         expired = {
             job_id
             for job_id, job in self.jobs.items()
@@ -318,4 +332,4 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStoreModel = StoreMachine.TestCase
-TestStoreModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
+TestStoreModel.settings = settings(max_examples=100, stateful_step_count=50, deadline=None, derandomize=True)
