@@ -150,8 +150,8 @@ def check(server: Server, name: str, proxy: Flaky, caught: errors.PartialFailure
 def test_two_hundred_jobs_are_submitted_once_and_waited_for_through_every_fault(server: Server) -> None:
     with Flaky(server.url, 0.35) as proxy, milepost.Client(proxy.url, patience_s=60) as client:
         given = entries("flaky")
-        jobs = client.submit_many(given[:150])
-        jobs += [client.submit(one.pop("kind"), one.pop("input"), **one) for one in given[150:]]
+        jobs = client.submit_many(given[:185])
+        jobs += [client.submit(one.pop("kind"), one.pop("input"), **one) for one in given[185:]]
         assert len({job.id for job in client.as_completed(jobs, timeout_s=60)}) == JOBS
         again = [client.attach(job.handle) for job in jobs]
         with pytest.raises(errors.PartialFailure) as caught:
@@ -163,8 +163,8 @@ async def test_the_async_client_survives_the_same(server: Server) -> None:
     with Flaky(server.url, 0.35) as proxy:
         async with milepost.AsyncClient(proxy.url, patience_s=60) as client:
             given = entries("async")
-            jobs = await client.submit_many(given[:150])
-            jobs += await asyncio.gather(*(client.submit(one.pop("kind"), one.pop("input"), **one) for one in given[150:]))
+            jobs = await client.submit_many(given[:185])
+            jobs += await asyncio.gather(*(client.submit(one.pop("kind"), one.pop("input"), **one) for one in given[185:]))
             with pytest.raises(errors.PartialFailure) as caught:
                 await client.wait_all(jobs, timeout_s=60)
             check(server, "async", proxy, caught.value, jobs)

@@ -82,7 +82,8 @@ def absorb(session: Session, known: Known, reply: Reply, cadence: Cadence) -> fl
     now_s = session.clock.monotonic_s()
     known.stats.probes += 1
     if isinstance(reply, Response):
-        known.stats.request_id = reply.headers.get("x-openstack-request-id") or reply.headers.get("x-request-id")
+        named = reply.headers.get("x-openstack-request-id") or reply.headers.get("x-request-id")
+        known.stats.request_id = named or known.stats.request_id  # the last one that the server itself answered
         if reply.status == 304:
             return _answered(session, known, reply, cadence, now_s)
         if 200 <= reply.status < 300:

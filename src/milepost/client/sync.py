@@ -122,7 +122,10 @@ class Client:
 
     @classmethod
     def from_handle(cls, handle: Mapping[str, Any] | str | bytes, **options: Any) -> Client:
-        """A client that reaches the handle's job; secrets come from `options`, the environment or the cloud's entry."""
+        """A client that reaches the handle's job; secrets come from `options`, the environment or the cloud's entry.
+
+        The token of the environment goes to the handle's endpoint: take handles only from where you would take a URL.
+        """
         _, place = handle_options(handle)
         return cls(**{**place, **options})
 
@@ -155,8 +158,9 @@ class Client:
     ) -> JobHandle:
         """Submit a job; when it returns, the job is durable on the server.
 
-        input: anything with a JSON form, a msgspec struct or dataclass too.  timeout_s: of one attempt.  deadline_s: of the
-        whole job, from now.  run_at: an instant, or RFC 3339 text.
+        input: anything with a JSON form, a msgspec struct or dataclass too.  queue, priority (0 is first, 9 last), attempts_max:
+        None is the kind's own.  labels: for `list`.  held: it waits for `release`.  run_at: not before this instant, or RFC 3339
+        text.  timeout_s: of one attempt.  deadline_s: of the whole job, from now.  callback_url: told when the job is final.
         Rules: safe to repeat on a lost answer; the key for that is made once a call, unless it is given.
         Errors: InvalidInput naming the field, UnknownKind, IdempotencyConflict, LimitExceeded, Throttled, Unreachable.
         """
@@ -204,6 +208,7 @@ class Client:
     ) -> Iterator[JobHandle]:
         """Jobs, newest first; pages are fetched as they are needed.  limit: jobs in all.  full: with inputs and results.
 
+        parent_id: the sub-jobs of this job, which no other list has.
         Errors: InvalidInput when the cloud has no such filter.
         """
         query = make_query(
@@ -251,7 +256,8 @@ class Client:
         Rules: lost connections, 5xx and 429 are survived and counted in the job's `stats`; a wait with no timeout gives up on a
         server that did not answer for five minutes.
         Errors: WaitTimeout (the job still runs); JobFailed, PartialFailure, JobCancelled unless raise_on_failure is False;
-        NotFound, Expired, Unauthenticated, Forbidden; Unreachable when nobody ever answered.
+        NotFound, Expired, Unauthenticated, Forbidden; Unreachable when nobody ever answered; ProtocolError when what answers
+        about a job never seen is no such API.
         """
         handle = job if isinstance(job, JobHandle) else self.attach(job)
         return handle.wait(timeout_s=timeout_s, raise_on_failure=raise_on_failure, cadence=cadence, on_change=on_change)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
@@ -21,6 +21,9 @@ from milepost.job import Claim, Failure, Job, Progress, State, SubJob
 if TYPE_CHECKING:
     from milepost.settings import Settings
     from milepost.store import Resource
+
+
+T = TypeVar("T")
 
 
 class Suspend(BaseException):
@@ -108,10 +111,12 @@ class JobFacts:
 
     @property
     def id(self) -> str:
+        """The job's id, the same in each attempt."""
         return self.job.id
 
     @property
     def project(self) -> str:
+        """Whose job it is."""
         return self.job.project
 
     @property
@@ -121,7 +126,11 @@ class JobFacts:
 
 
 class Running(JobFacts):
-    """One attempt of one job, as its function sees it."""
+    """One attempt of one job, as its function sees it.
+
+    job: the whole record.  settings: the server's.  now_us: the server's clock, Unix µs.  A cancel or a timeout stops the
+    function at its next `await`, with `asyncio.CancelledError`.
+    """
 
     def __init__(
         self,
@@ -166,6 +175,7 @@ class Running(JobFacts):
 
     @property
     def resources(self) -> Resources:
+        """Things that jobs make and that outlive them."""
         return Resources(self._store, self.claim)
 
     async def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:
@@ -175,6 +185,8 @@ class Running(JobFacts):
     async def run_sub_jobs(self, sub_jobs: Sequence[SubJob]) -> list[Any]:
         """The results of these sub-jobs, in order, once all of them succeeded.
 
+        Rules: 1. the first time it leaves the function, which is called again from the top when they have ended.
+               2. each run of the function asks for the same kinds in the same order.
         Errors: PartialFailure or JobFailed when some failed, JobCancelled when some were cancelled; all siblings end first.
         """
         return results_of(self.job, await self.try_sub_jobs(sub_jobs))
@@ -213,7 +225,10 @@ def results_of(job: Job, outcomes: list[SubOutcome]) -> list[Any]:
 
 
 class RunningInThread(JobFacts):
-    """`Running` for a plain function in a thread: the same calls, blocking."""
+    """`Running` for a plain function in a thread: the same calls, blocking.
+
+    A thread cannot be killed: a long function looks at `cancel_requested`, or reports progress, which raises when it shall stop.
+    """
 
     def __init__(self, running: Running, loop: asyncio.AbstractEventLoop, cancelled: Callable[[], bool]) -> None:
         self._running, self._loop, self._cancelled = running, loop, cancelled
@@ -221,7 +236,18 @@ class RunningInThread(JobFacts):
 
     @property
     def scratch(self) -> Path:
+        """A folder of this job's own; see `Running.scratch`."""
         return self._running.scratch
+
+    @property
+    def objects(self) -> Objects:
+        """Object storage, whose calls are awaited with `block_on`.  Errors: Conflict when the server has none."""
+        return self._running.objects
+
+    @property
+    def resources(self) -> Resources:
+        """Things that jobs make and that outlive them; the calls are awaited with `block_on`."""
+        return self._running.resources
 
     @property
     def cancel_requested(self) -> bool:
@@ -236,13 +262,16 @@ class RunningInThread(JobFacts):
     def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:
         """Say how far it is.  Errors: Cancel when the job was asked to stop."""
         self.raise_if_cancelled()
-        self._wait(self._running.progress(done, total, note, unit=unit))
+        self.block_on(self._running.progress(done, total, note, unit=unit))
 
     def run_sub_jobs(self, sub_jobs: Sequence[SubJob]) -> list[Any]:
+        """See `Running.run_sub_jobs`."""
         return results_of(self.job, self.try_sub_jobs(sub_jobs))
 
     def try_sub_jobs(self, sub_jobs: Sequence[SubJob]) -> list[SubOutcome]:
+        """See `Running.try_sub_jobs`."""
         return self._running._take(sub_jobs)
 
-    def _wait(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def block_on(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The coroutine's result, run on the server's loop: `job.block_on(job.objects.put_file(key, file))`."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

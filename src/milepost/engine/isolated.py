@@ -57,13 +57,16 @@ class IsolatedRunning(JobFacts):
 
     @property
     def scratch(self) -> Path:
+        """A folder of this job's own, the same in each attempt; removed when the job is final."""
         self._scratch.mkdir(parents=True, exist_ok=True)
         return self._scratch
 
     def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:
+        """Say how far it is; at most one write a second is made."""
         _send(self._out, Message(progress=(done, total, note, unit)))
 
     def run_sub_jobs(self, _sub_jobs: Any) -> NoReturn:
+        """There are none here.  Errors: PermanentError `not_supported`."""
         raise PermanentError("not_supported", "an isolated kind has no sub-jobs; ask for them in an async parent")
 
 

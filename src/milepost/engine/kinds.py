@@ -104,8 +104,11 @@ class Kinds:
         """Register the function under `name`; the function itself is returned unchanged.
 
         Shape: `function(job)` or `function(job, spec)`; the annotation of `spec` is the input's type, the return annotation
-        the result's (anything msgspec can encode).
-        Errors: TypeError when the function has another shape, ValueError when the name is taken.
+        the result's (anything msgspec can encode).  An `async def` is given a `Running`, a `def` a `RunningInThread`, an isolated
+        one an `IsolatedRunning`.
+        queue, priority (0 is first, 9 last), attempts: defaults that a submission may replace.  timeout_s: of one attempt.
+        isolated: run it in a subprocess, with these limits.  keep_s: how long its jobs are kept, by final state.
+        Errors: TypeError when the function has another shape, or is async and isolated; ValueError when the name is taken.
         """
 
         def register(function: F) -> F:
