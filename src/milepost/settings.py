@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # limits of requests
     body_bytes_max: Annotated[int, about("largest request body of the native API", ge=1024)] = 1 << 20
+    body_s_max: Annotated[float, about("longest time that a request body may take to come, seconds", gt=0)] = 60.0
     input_bytes_max: Annotated[int, about("largest input of one job, as JSON text", ge=64)] = 256 << 10
     result_bytes_max: Annotated[int, about("largest result of one job, as JSON text", ge=64)] = 256 << 10
     batch_max: Annotated[int, about("most jobs in one batch submit", ge=1)] = 1000

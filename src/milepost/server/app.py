@@ -126,7 +126,7 @@ class App:
         except MilepostError as error:
             reply = self._problem(error, call.request_id)
         except Disconnected:
-            return path, 499
+            reply = errors.problem_reply(errors.broken_off(call.request_id))
         except Exception:
             log.exception("request failed", request_id=call.request_id, method=method, path=path)
             reply = errors.problem_reply(errors.internal_problem(call.request_id))
@@ -171,7 +171,7 @@ class App:
         except HTTPException as error:
             reply = _plain(error, request_id)
         except Disconnected:
-            return path, 499
+            reply = errors.problem_reply(errors.broken_off(request_id))
         except Exception:
             log.exception("request failed", request_id=request_id, method=scope["method"], path=path)
             if started:

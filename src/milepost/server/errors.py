@@ -36,7 +36,8 @@ STATUS: dict[type[MilepostError], int] = {
     Unavailable: 503,
     MilepostError: 500,
 }
-LIMIT_STATUS = {"body_bytes_max": 413, "input_bytes_max": 413, "result_bytes_max": 413, "streams_max": 503}
+LIMIT_STATUS = {"body_s_max": 408, "body_bytes_max": 413, "input_bytes_max": 413, "result_bytes_max": 413, "streams_max": 503}
+BROKEN_OFF = "the body ended before it was whole"
 RETRY_AFTER_S = 1.0  # of a 503: the store or the last free stream is expected back soon
 
 
@@ -94,6 +95,11 @@ def problem_of(error: MilepostError, status: int, request_id: str) -> Problem:
         allowed=limit.allowed if limit else None,
         seen=limit.seen if limit else None,
     )
+
+
+def broken_off(request_id: str) -> Problem:
+    """What the sender of half a body is told."""
+    return Problem(title="Bad Request", status=400, detail=BROKEN_OFF, code="invalid_input", path="$", request_id=request_id)
 
 
 def internal_problem(request_id: str) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
@@ -24,7 +25,10 @@ TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no", "")
 
 
 class Disconnected(Exception):
-    """The client went away before its request was read."""
+    """The client went away before its request was read, or broke its body off in a way that is no HTTP.
+
+    It is answered 400: who is gone does not hear it, and who is not would be told 500 by the HTTP server.
+    """
 
 
 class Reply:
@@ -117,7 +121,8 @@ class Call:
 
     async def body(self) -> bytes:
         """The whole body.  Errors: LimitExceeded, Disconnected."""
-        return await read_body(self.receive, self.headers, limit_bytes=self.state.settings.body_bytes_max)
+        settings = self.state.settings
+        return await read_body(self.receive, self.headers, limit_bytes=settings.body_bytes_max, limit_s=settings.body_s_max)
 
     def wait_s(self) -> float | None:
         """What `Prefer: wait=N` asks for, at most the server's own limit; None when it is not asked for (RFC 7240)."""
@@ -131,11 +136,24 @@ class Call:
 WAIT = re.compile(rb"(?i)(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9}(?:\.\d{1,6})?)").search
 
 
-async def read_body(receive: Receive, headers: dict[bytes, bytes], *, limit_bytes: int) -> bytes:
-    """The whole body, never more than limit_bytes in memory.  Errors: LimitExceeded, Disconnected."""
+async def read_body(receive: Receive, headers: dict[bytes, bytes], *, limit_bytes: int, limit_s: float) -> bytes:
+    """The whole body, never more than limit_bytes in memory, within limit_s.  Errors: LimitExceeded, Disconnected."""
     declared = headers.get(b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes, int(declared))
+    try:
+        async with asyncio.timeout(limit_s):
+            return await _read(receive, limit_bytes)
+    except TimeoutError:  # a client that stops in the middle must not keep its place for ever
+        raise LimitExceeded(
+            f"the body did not come within {limit_s:g} s",
+            limit="body_s_max",
+            allowed=limit_s,
+            hint="the server's setting body_s_max",
+        ) from None
+
+
+async def _read(receive: Receive, limit_bytes: int) -> bytes:
     message = await receive()
     if message["type"] == "http.disconnect":
         raise Disconnected

@@ -103,3 +103,20 @@ def test_every_answer_that_a_guarded_route_gives_is_in_the_document() -> None:
     assert guarded
     for operation in guarded:
         assert {"400", "401", "403", "429", "503"} <= operation["responses"].keys()
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/v2/tasks", "/v3/auth/tokens"])
+async def test_a_body_that_stops_in_the_middle_is_408(path: str) -> None:
+    async with open_house(body_s_max=0.05) as house:
+        exchange = house.web.begin("POST", path, raw=[b'{"kind":', b""])
+        exchange._incoming.get_nowait()
+        exchange._incoming.get_nowait()
+        exchange._incoming.put_nowait({"type": "http.request", "body": b'{"kind":', "more_body": True})
+        assert (await exchange.end()).status == 408
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/v2/tasks", "/v3/auth/tokens"])
+async def test_a_body_that_is_broken_off_is_no_error_of_the_servers(web: Web, path: str) -> None:
+    exchange = web.begin("POST", path, raw=[])
+    exchange.hang_up()
+    assert (await exchange.end()).status == 400

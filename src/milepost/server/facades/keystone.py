@@ -139,7 +139,8 @@ async def version(call: Call) -> Response:
 
 async def issue(call: Call) -> Response:
     """A token by password, by token, or by application credential (an API key); 201, the token in `X-Subject-Token`."""
-    body = await read_body(call.request.receive, call.headers, limit_bytes=BODY_BYTES_MAX)
+    limit_s = call.state.settings.body_s_max
+    body = await read_body(call.request.receive, call.headers, limit_bytes=BODY_BYTES_MAX, limit_s=limit_s)
     auth = decode(wire.decode_auth, body).auth
     issued = _issue_open(call, auth) if call.open else await _issue(call, auth)
     response = _json(await _describe(call, issued.token, user=_open_user(auth) if call.open else None), 201)

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from milepost.errors import Expired, MilepostError, NotFound, Unauthenticated
 from milepost.job import ProjectId
 from milepost.server.auth import Identity, identify, text
-from milepost.server.errors import retry_after_s, status_of
+from milepost.server.errors import BROKEN_OFF, retry_after_s, status_of
 from milepost.server.http import Disconnected, Receive, Scope, Send, base_url, read_body
 from milepost.server.state import AppState
 from milepost.wire.glance.errors import INTERNAL, ROUTE_NOT_FOUND, UNAUTHORIZED, Refusal, encode_error, method_not_allowed
@@ -60,7 +60,8 @@ class Call:
 
     async def body(self) -> bytes:
         """Errors: LimitExceeded, Disconnected."""
-        return await read_body(self.receive, self.headers, limit_bytes=self.state.settings.body_bytes_max)
+        settings = self.state.settings
+        return await read_body(self.receive, self.headers, limit_bytes=settings.body_bytes_max, limit_s=settings.body_s_max)
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -82,7 +83,7 @@ class Endpoint:
             request_id = _request_id(text(headers.get(b"x-openstack-request-id")), scope)
             response = await self._answer(Call(scope, receive, headers, identity, request_id))
         except Disconnected:
-            return
+            response = refuse(Refusal(400, BROKEN_OFF), accept)
         except Refusal as refusal:
             response = refuse(refusal, accept)
         except MilepostError as error:
