@@ -86,13 +86,19 @@ def _kind(kind: Kind) -> NativeKind:
 
 
 async def list_queues(call: Call) -> Reply:
-    """For admins every queue that was set or has open jobs, and how many, across projects; for others those set or of a kind."""
+    """Every queue that was set or is a kind's; for admins those with open jobs too, and how many are in each, across projects."""
     call.query.done()
-    depths = await call.state.store.queue_depths()
+    depths = {depth.name: depth for depth in await call.state.store.queue_depths()}
+    of_kinds = {kind.queue for kind in call.state.kinds}
     if not call.identity.is_admin:  # a name that another project made up is that project's own affair
-        known = {queue.name for queue in await call.state.store.list_queues()} | {kind.queue for kind in call.state.kinds}
-        depths = [depth for depth in depths if depth.name in known]
-    return Reply(200, encode(QueueList([_queue(depth, counts=call.identity.is_admin) for depth in depths])))
+        known = {queue.name for queue in await call.state.store.list_queues()} | of_kinds
+        depths = {name: depth for name, depth in depths.items() if name in known}
+    found = [depths.get(name) or _empty_queue(name) for name in sorted(depths.keys() | of_kinds)]
+    return Reply(200, encode(QueueList([_queue(depth, counts=call.identity.is_admin) for depth in found])))
+
+
+def _empty_queue(name: str) -> QueueDepth:
+    return QueueDepth(name, limit=None, paused=False, held=0, ready=0, scheduled=0, running=0, waiting=0, oldest_ready_us=None)
 
 
 def _queue(depth: QueueDepth, *, counts: bool) -> NativeQueue:

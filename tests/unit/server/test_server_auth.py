@@ -132,9 +132,9 @@ async def test_what_covers_all_projects_is_for_admins(crowd: Crowd) -> None:
         assert (await web.ask("PUT", "/queues/x", {"limit": 3})).status == status
     hidden = (await member.get("/queues")).json["queues"]
     shown = (await admin.get("/queues")).json["queues"]
-    assert [queue["name"] for queue in hidden] == [queue["name"] for queue in shown] == ["echoes", "x"]
+    assert [queue["name"] for queue in hidden] == [queue["name"] for queue in shown] == ["default", "echoes", "x"]
     assert all(queue["jobs"] is None for queue in hidden)
-    assert shown[0]["jobs"]["ready"] == 1
+    assert [queue["jobs"]["ready"] for queue in shown] == [0, 1, 0]
 
 
 async def test_a_token_without_a_project_is_refused_by_the_native_api(crowd: Crowd) -> None:

@@ -27,8 +27,8 @@ async def test_a_member_does_not_see_queues_that_other_projects_made_up(crowd: C
     await submit(crowd.house.web_as(crowd.member), queue="echoes")
     admins = (await crowd.house.web_as(crowd.admin).get("/queues")).json["queues"]
     strangers = (await crowd.house.web_as(crowd.stranger).get("/queues")).json["queues"]
-    assert {queue["name"] for queue in admins} == {"secret-customer", "echoes"}
-    assert [queue["name"] for queue in strangers] == ["echoes"]
+    assert [queue["name"] for queue in admins] == ["default", "echoes", "secret-customer"]
+    assert [queue["name"] for queue in strangers] == ["default", "echoes"]
 
 
 async def test_a_member_who_retries_an_admins_job_gets_no_more_rights_by_it(crowd: Crowd) -> None:

@@ -49,7 +49,8 @@ async def test_queue_depths_tell_what_jobs_wait_for(house: House, web: Web) -> N
     for fields in ({}, {}, {"held": True}, {"run_at": "2099-01-01T00:00:00Z"}):
         await submit(web, **fields)
     await house.claim()
-    (queue,) = (await web.get("/queues")).json["queues"]
+    unused, queue = (await web.get("/queues")).json["queues"]
+    assert (unused["name"], unused["jobs"]["ready"]) == ("default", 0)  # a kind's queue is there before its first job
     counts = {name: queue["jobs"][name] for name in ("held", "ready", "scheduled", "running", "waiting")}
     assert counts == {"held": 1, "ready": 1, "scheduled": 1, "running": 1, "waiting": 0}
 
