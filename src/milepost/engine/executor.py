@@ -236,6 +236,8 @@ class Executor:
 
     def _time_limit(self, attempt: Attempt, kind: Kind) -> float | None:
         job = attempt.claimed.job
+        if job.timeout_s is None and job.deadline_us is None and kind.style != "isolated":
+            return None
         limits = [
             limit for limit in (job.timeout_s, kind.limits.wall_s if kind.style == "isolated" else None) if limit is not None
         ]

@@ -66,13 +66,15 @@ class JobSql(NamedTuple):
     find_key: str
     get_job: str
     get_tombstone: str
-    claim_jobs: str
+    find_claimable: str
+    claim_job: str
     renew_lease: str
     list_owned: str
     end_worker: str
     end_other_workers: str
     list_dead_workers: str
     report_progress: str
+    find_running: str
     finish_job: str
     requeue_job: str
     suspend_job: str
@@ -158,6 +160,7 @@ class SqliteStore(SqliteRecords):
             in_memory=self.in_memory,
             insert_job=SQL.add_job,
             insert_event=SQL.add_event,
+            end_job=SQL.finish_job,
             last_event_id=SQL.last_event_id,
             stats=self.stats,
         )
@@ -370,7 +373,8 @@ class SqliteStore(SqliteRecords):
         return await self._writer.do(_report, claim, progress, now_us)  # type: ignore[no-any-return]
 
     async def finish_job(self, claim: Claim, outcome: Outcome, *, now_us: int, expires_us: int | None = None) -> bool:
-        return await self._writer.do(_finish, claim, outcome, now_us, expires_us)  # type: ignore[no-any-return]
+        put = self._writer.finish if isinstance(outcome, (Succeeded, Failed, Cancelled)) else self._writer.do
+        return await put(_finish, claim, outcome, now_us, expires_us)  # type: ignore[no-any-return]
 
     # --- operators -------------------------------------------------------------------------------------------------
 
@@ -483,14 +487,21 @@ def _add_keyed(tx: Transaction, submissions: Sequence[Submission], now_us: int) 
 
 
 def _claim(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit: int, last_chance: int) -> list[Claimed]:
-    claimed = []
-    for row in tx.execute(SQL.claim_jobs, (queue, worker, now_us, limit, last_chance)).fetchall():
-        job = job_from_row(row)
-        _emit(tx, (job.id, job.root_id, job.project), job.version, EventType.STARTED, State.RUNNING, now_us, None)
-        claimed.append(Claimed(job, Claim(job.id, job.fence, worker)))
-    if len(claimed) > 1:
-        claimed.sort(key=lambda one: (one.job.priority, one.job.run_at_us, one.job.id))
-    return claimed
+    rows = tx.execute(SQL.find_claimable, (queue, worker, now_us, limit, last_chance)).fetchall()
+    tx.connection.executemany(SQL.claim_job, [(row[0], worker, now_us) for row in rows])
+    return [_claimed(tx, job_from_row(row), worker, now_us) for row in rows]
+
+
+def _claimed(tx: Transaction, job: Job, worker: WorkerId, now_us: int) -> Claimed:
+    """What `claim_job` just made of the row."""
+    job.state, job.lease_by, job.updated_us = State.RUNNING, worker, now_us
+    job.attempt += 1
+    job.fence += 1
+    job.version += 1
+    if job.started_us is None:
+        job.started_us = now_us
+    _emit(tx, (job.id, job.root_id, job.project), job.version, EventType.STARTED, State.RUNNING, now_us, None)
+    return Claimed(job, Claim(job.id, job.fence, worker))
 
 
 def _end_others(tx: Transaction, worker: WorkerId) -> None:
@@ -553,10 +564,15 @@ def _end(
     tx: Transaction, claim: Claim, state: State, result: str | None, failure: Failure | None, now_us: int, expires_us: int | None
 ) -> bool:
     error = None if failure is None else text(failure)
-    row = tx.execute(SQL.finish_job, (claim.job_id, claim.fence, state._value_, result, error, now_us, expires_us)).fetchone()
-    if row is None:
+    row = tx.execute(SQL.find_running, (claim.job_id, claim.fence)).fetchone()
+    if row is None or claim.job_id in tx.ended:
         return False
-    _ended(tx, claim.job_id, row, state, error, now_us)
+    params = (claim.job_id, claim.fence, state._value_, result, error, now_us, expires_us)
+    if tx.deferring and row[1] is None:  # nothing else in this lane looks at a root
+        tx.ended[claim.job_id] = params
+    else:
+        tx.execute(SQL.finish_job, params)
+    _ended(tx, claim.job_id, (row[0] + 1, *row[1:]), state, error, now_us)
     return True
 
 

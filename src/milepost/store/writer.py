@@ -44,13 +44,26 @@ class Operation(NamedTuple):
 class Transaction:
     """What an operation writes with: the connection, and rows that are inserted together at the end of the batch."""
 
-    __slots__ = ("connection", "event_rows", "events", "execute", "job_rows", "next_event_id", "ready_queues", "watched")
+    __slots__ = (
+        "connection",
+        "deferring",
+        "ended",
+        "event_rows",
+        "events",
+        "execute",
+        "job_rows",
+        "next_event_id",
+        "ready_queues",
+        "watched",
+    )
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.execute = connection.execute
         self.job_rows: list[tuple[Any, ...]] = []
         self.event_rows: list[tuple[Any, ...]] = []
+        self.deferring = False  # whether ends may be kept for the end of the lane, because nothing in it looks at them
+        self.ended: dict[str, tuple[Any, ...]] = {}  # job id -> parameters of the statement that ends it
         self.events: list[Event] = []  # for subscribers; filled only while there are some
         self.next_event_id = 0
         self.watched = False
@@ -67,16 +80,19 @@ class Writer:
         in_memory: bool,
         insert_job: str,
         insert_event: str,
+        end_job: str,
         last_event_id: str,
         stats: StoreStats,
     ) -> None:
         self._connection = connection
         self._in_memory = in_memory
-        self._insert_job, self._insert_event, self._last_event_id = insert_job, insert_event, last_event_id
+        self._insert_job, self._insert_event, self._end_job = insert_job, insert_event, end_job
+        self._last_event_id = last_event_id
         self._data_version = -1
         self._stats = stats
         self._tx = Transaction(connection)
         self._adding: deque[Operation] = deque()
+        self._ending: deque[Operation] = deque()
         self._others: deque[Operation] = deque()
         self.loop = asyncio.get_running_loop()
         self._scheduled = False
@@ -99,8 +115,12 @@ class Writer:
         """An operation that only adds rows through `job_rows` and `event_rows`: those of a batch go in together."""
         return self._put(self._adding, run, args)
 
+    def finish(self, run: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """An operation that ends one job, and may leave the statement that does so in `ended`: those of a batch run together."""
+        return self._put(self._ending, run, args)
+
     def do(self, run: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """Any other operation: `run(tx, *args)`; it sees everything that was added before it in the batch."""
+        """Any other operation: `run(tx, *args)`; it sees what was added and ended before it in the batch."""
         return self._put(self._others, run, args)
 
     def _put(self, lane: deque[Operation], run: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
@@ -133,29 +153,35 @@ class Writer:
     def _run_batch(self) -> None:
         if not self._begin():
             return
-        adding, others = list(self._adding), list(self._others)
-        self._adding.clear()
-        self._others.clear()
+        lanes = [list(waiting) for waiting in self._lanes()]
+        for waiting in self._lanes():
+            waiting.clear()
+        operations = [operation for lane in lanes for operation in lane]
         tx = self._tx
         tx.watched = bool(self.listeners)
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         try:
             self._number_events(tx)
-            for lane in (adding, others):
+            for lane, deferring in zip(lanes, (False, True, False), strict=True):
+                tx.deferring = deferring
                 for operation in lane:
                     self._run_one(tx, operation, done)
                 self._flush_jobs(tx)
             self._flush_events(tx)
         except Exception:  # sqlite3.Error, or a value that has no SQLite form: text with lone surrogates, too large a number
             self._rollback(tx)
-            self._one_by_one([*adding, *others])
+            self._one_by_one(operations)
             return
         started_s = time.perf_counter()
         if self._in_memory:
             self._connection.execute("COMMIT")
             self._committed(done, started_s)
         else:
-            self._commits.put(lambda: self._commit(done, [*adding, *others], started_s))
+            self._commits.put(lambda: self._commit(done, operations, started_s))
+
+    def _lanes(self) -> tuple[deque[Operation], ...]:
+        """In the order in which a batch runs them: they all came at the same time, so any order is right."""
+        return self._adding, self._ending, self._others
 
     def _run_one(
         self, tx: Transaction, operation: Operation, done: list[tuple[asyncio.Future[Any], Any, BaseException | None]]
@@ -196,9 +222,9 @@ class Writer:
 
     def _fail_all(self, error: sqlite3.Error) -> None:
         self._busy_since = None
-        waiting = [*self._adding, *self._others]
-        self._adding.clear()
-        self._others.clear()
+        waiting = [operation for lane in self._lanes() for operation in lane]
+        for lane in self._lanes():
+            lane.clear()
         for operation in waiting:
             if not operation.future.done():
                 operation.future.set_exception(unavailable(error))
@@ -208,6 +234,9 @@ class Writer:
         if tx.job_rows:
             self._connection.executemany(self._insert_job, tx.job_rows)
             tx.job_rows.clear()
+        if tx.ended:
+            self._connection.executemany(self._end_job, tx.ended.values())
+            tx.ended.clear()
 
     def _flush_events(self, tx: Transaction) -> None:
         if tx.event_rows:
@@ -216,9 +245,11 @@ class Writer:
 
     def _rollback(self, tx: Transaction) -> None:
         tx.job_rows.clear()
+        tx.ended.clear()
         tx.event_rows.clear()
         tx.events.clear()
         tx.ready_queues.clear()
+        tx.deferring = False
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
@@ -304,7 +335,7 @@ class Writer:
                 listener(events)
 
     def _next(self) -> None:
-        if self._adding or self._others:
+        if any(self._lanes()):
             self._run_batch()
         else:
             self._scheduled = False

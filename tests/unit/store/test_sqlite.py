@@ -201,7 +201,9 @@ HOT: dict[str, tuple[str, int, str]] = {
     # what: statement, parameters, and what its plan must use
     "get a job": (SQL.get_job, 1, "PRIMARY KEY"),
     "get a tombstone": (SQL.get_tombstone, 1, "PRIMARY KEY"),
-    "claim": (SQL.claim_jobs, 4, "job_due"),
+    "find what to claim": (SQL.find_claimable, 5, "job_due"),
+    "claim": (SQL.claim_job, 3, "PRIMARY KEY"),
+    "find a running job": (SQL.find_running, 2, "PRIMARY KEY"),
     "finish": (SQL.finish_job, 7, "PRIMARY KEY"),
     "report progress": (SQL.report_progress, 4, "PRIMARY KEY"),
     "settle a parent": (SQL.settle_parent, 2, "job_open_sub"),
@@ -226,7 +228,7 @@ HOT: dict[str, tuple[str, int, str]] = {
 }
 # Read whole, but through an index that has only the rows in question.
 SORTED = {"events of a tree", "deliveries of a job"}  # few rows, sorted when found
-SMALL = {"job_running", "job_scheduled", "job_deadline", "job_due", "delivery_due"}
+SMALL = {"job_running", "job_scheduled", "job_deadline", "job_due", "job_crashed", "delivery_due"}
 
 
 @pytest.mark.parametrize("what", HOT)

@@ -30,28 +30,33 @@ SELECT id, kind, state, project, queue, priority, run_at_us, attempt, attempts_m
 -- params: id
 SELECT id, project, kind, state, ended_us, expired_us FROM tombstone WHERE id = :id;
 
--- name: claim_jobs
--- Lease the first due jobs of one queue to one live worker.  SQLite has one writer: there is nothing to skip.
+-- name: find_claimable
+-- The first due jobs of one queue, for one live worker.  SQLite has one writer: there is nothing to skip.
 -- Jobs that one more crash would fail run one at a time, so that the one that kills its worker takes no other with it.
 -- params: queue, worker, now_us, limit, last_chance
+SELECT id, kind, state, project, queue, priority, run_at_us, attempt, attempts_max, crashes, timeout_s, deadline_us, parent_id, root_id,
+       position, sub_total, retry_of, cancel_reason, callback_url, created_us, started_us, ended_us, updated_us, expires_us, version,
+       fence, lease_by, labels, origin, progress, error, input, result
+  FROM job
+ WHERE queue = :queue AND state = 'ready' AND due = 1 AND (deadline_us IS NULL OR deadline_us > :now_us)
+   AND (crashes < :last_chance
+        OR id = (SELECT first.id FROM job AS first
+                  WHERE first.queue = :queue AND first.crashes > 0 AND first.ended_us IS NULL
+                    AND first.crashes >= :last_chance AND first.state = 'ready' AND first.due = 1
+                    AND NOT EXISTS (SELECT 1 FROM job AS other
+                                     WHERE other.crashes > 0 AND other.ended_us IS NULL
+                                       AND other.crashes >= :last_chance AND other.state = 'running')
+                  ORDER BY first.priority, first.run_at_us, first.id LIMIT 1))
+   AND EXISTS (SELECT 1 FROM worker WHERE worker.id = :worker AND lease_until_us > :now_us)
+ ORDER BY priority, run_at_us, id LIMIT :limit;
+
+-- name: claim_job
+-- In the transaction of find_claimable.  No RETURNING: its temporary table costs as much as the update.
+-- params: id, worker, now_us
 UPDATE job
    SET state = 'running', lease_by = :worker, attempt = attempt + 1, fence = fence + 1, version = version + 1,
        started_us = COALESCE(started_us, :now_us), updated_us = :now_us
- WHERE id IN (SELECT id FROM job
-               WHERE queue = :queue AND state = 'ready' AND due = 1 AND (deadline_us IS NULL OR deadline_us > :now_us)
-                 AND (crashes < :last_chance
-                      OR id = (SELECT first.id FROM job AS first
-                                WHERE first.queue = :queue AND first.crashes > 0 AND first.ended_us IS NULL
-                                  AND first.crashes >= :last_chance AND first.state = 'ready' AND first.due = 1
-                                  AND NOT EXISTS (SELECT 1 FROM job AS other
-                                                   WHERE other.crashes > 0 AND other.ended_us IS NULL
-                                                     AND other.crashes >= :last_chance AND other.state = 'running')
-                                ORDER BY first.priority, first.run_at_us, first.id LIMIT 1))
-               ORDER BY priority, run_at_us, id LIMIT :limit)
-   AND EXISTS (SELECT 1 FROM worker WHERE worker.id = :worker AND lease_until_us > :now_us)
-RETURNING id, kind, state, project, queue, priority, run_at_us, attempt, attempts_max, crashes, timeout_s, deadline_us, parent_id, root_id,
-          position, sub_total, retry_of, cancel_reason, callback_url, created_us, started_us, ended_us, updated_us, expires_us, version,
-          fence, lease_by, labels, origin, progress, error, input, result;
+ WHERE id = :id AND state = 'ready';
 
 -- name: renew_lease
 -- params: worker, lease_until_us
@@ -82,13 +87,16 @@ UPDATE job SET progress = :progress, version = version + 1, updated_us = :now_us
  WHERE id = :id AND state = 'running' AND fence = :fence
 RETURNING version;
 
+-- name: find_running
+-- params: id, fence
+SELECT version, parent_id, callback_url, project FROM job WHERE id = :id AND state = 'running' AND fence = :fence;
+
 -- name: finish_job
--- To a final state.
+-- To a final state, in the transaction of find_running.
 -- params: id, fence, state, result, error, now_us, expires_us
 UPDATE job SET state = :state, result = :result, error = :error, ended_us = :now_us, updated_us = :now_us, expires_us = :expires_us,
                lease_by = NULL, version = version + 1
- WHERE id = :id AND state = 'running' AND fence = :fence
-RETURNING version, parent_id, callback_url, project;
+ WHERE id = :id AND state = 'running' AND fence = :fence;
 
 -- name: requeue_job
 -- Running to ready: retried, snoozed, returned or rescued.
