@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -696,6 +697,42 @@ async def test_a_disk_without_room_for_the_image_is_named_before_the_fetch(
     monkeypatch.setattr(fetching, "SPACE_LEFT_BYTES", 1 << 60)
     job = await run(system, spec(source.url("/a")), attempts_max=1)
     await assert_failed(system, job, "no_space", "bytes left")
+
+
+async def test_a_body_without_length_never_takes_the_last_of_the_disk(
+    system: System, source: ImageSource, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(asked: Asked) -> None:
+        asked.head("200 OK")
+        for _ in range(8):
+            asked.send(DATA)
+
+    source.answers["/a"] = endless
+    most, room = 0, 12 << 20
+
+    def usage(folder: Any) -> Any:
+        nonlocal most
+        taken = sum(entry.stat().st_size for entry in Path(folder).iterdir())
+        most = max(most, taken)
+        return shutil._ntuple_diskusage(room, taken, room - taken)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(fetching.shutil, "disk_usage", usage)
+    monkeypatch.setattr(fetching, "SPACE_LEFT_BYTES", 2 << 20)
+    job = await run(system, spec(source.url("/a")), attempts_max=1)
+    await assert_failed(system, job, "no_space", "bytes left")
+    assert 0 < most <= room - (2 << 20)
+
+
+async def test_a_part_of_absurd_numbers_is_no_part(system: System, source: ImageSource) -> None:
+    def cut(asked: Asked) -> None:
+        asked.head("200 OK", ETag='"a"', Content_Length=len(DATA))
+        asked.send(DATA[: 2 << 20])
+
+    def absurd(asked: Asked) -> None:
+        asked.head("206 Partial Content", ETag='"a"', Content_Range="bytes " + "9" * 5000 + "-" + "9" * 5000 + "/*")
+
+    source.answers["/a"] = in_turn(cut, absurd, file(DATA))
+    assert (await image_of(system, await run(system, spec(source.url("/a")), attempts_max=1)))[1] == DATA
 
 
 # --- the sweep -------------------------------------------------------------------------------------------------------

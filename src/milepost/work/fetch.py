@@ -181,7 +181,7 @@ class _Try:
     def continued(self, answer: Answer, length: int | None) -> int:
         """Where the part ends.  Errors: Broken when it is not the part that was asked for, of the file that was begun."""
         known, offset = self.partial.known, self.partial.offset
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("content-range", "").strip())
+        match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", answer.headers.get("content-range", "").strip())
         etag = _strong_etag(answer)
         if match is None:
             problem = "a part without saying which"
@@ -208,7 +208,7 @@ class _Try:
             )
 
     def check_space(self, end: int | None) -> None:
-        needed = (end or 0) - self.partial.offset + SPACE_LEFT_BYTES
+        needed = max((end or 0) - self.partial.offset, 0) + SPACE_LEFT_BYTES
         free = shutil.disk_usage(self.partial.path.parent).free
         if free < needed:
             raise RetryableError(
@@ -251,8 +251,13 @@ class _Try:
         return Broken("source_truncated", f"{self.where} sent {received} bytes of {expected} and then closed the connection.")
 
     async def write(self, chunks: list[bytes | memoryview]) -> None:
-        await in_thread(self.partial.append, chunks)
+        await in_thread(self.append, chunks)
         await self.on_progress(self.partial.offset, self.partial.known.total)
+
+    def append(self, chunks: list[bytes | memoryview]) -> None:
+        # A body may come without a length, and others write too: the disk that the database is on must never get full.
+        self.check_space(self.partial.offset + sum(map(len, chunks)))
+        self.partial.append(chunks)
 
     def check_rate(self, count: int, passed_s: float) -> None:
         if count < self.limits.rate_min * passed_s:

@@ -10,6 +10,8 @@ from server_house import Crowd, House, Web, open_house
 
 from milepost.server import openapi
 from milepost.wire import rfc3339
+from milepost.wire.glance.errors import Refusal
+from milepost.wire.glance.images import read_range
 from milepost.wire.glance.tasks import at_second
 
 
@@ -120,3 +122,10 @@ async def test_a_body_that_is_broken_off_is_no_error_of_the_servers(web: Web, pa
     exchange = web.begin("POST", path, raw=[])
     exchange.hang_up()
     assert (await exchange.end()).status == 400
+
+
+@pytest.mark.parametrize("header", ["bytes=" + "9" * 5000 + "-", "bytes=-" + "9" * 5000])
+def test_a_range_of_absurd_numbers_is_416(header: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        read_range(header, 10)
+    assert caught.value.status == 416

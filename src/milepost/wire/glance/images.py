@@ -303,7 +303,7 @@ def read_range(header: str | None, size: int) -> tuple[int, int] | None:
             400,
             "Requests with multiple ranges are not supported in Glance. You may make multiple single-range requests instead.",
         )
-    found = re.fullmatch(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", header, re.I | re.A)
+    found = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", header, re.I | re.A)
     if not found or found.groups() == ("", "") or (all(found.groups()) and int(found[2]) < int(found[1])):
         raise Refusal(416, "Invalid Range header.")
     if not found[1]:  # the last so many bytes
