@@ -74,7 +74,7 @@ def load_kinds(modules: Sequence[str] = ()) -> Kinds:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            log.warning("built-in kinds left out", module=name, missing=error.name, hint="pip install 'milepost[all]'")
+            log.info("built-in kinds left out", module=name, missing=error.name, hint="pip install 'milepost[images]'")
     for entry in entry_points(group="milepost.kinds"):
         _load(entry.value, entry.load)
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
@@ -186,7 +186,7 @@ def _open_objects(settings: Settings) -> Objects | None:
     try:
         from milepost.store.objects import open_objects
     except ImportError as error:
-        log.warning("no object storage", missing=error.name, hint="pip install 'milepost[images]'")
+        log.info("no object storage", missing=error.name, hint="pip install 'milepost[images]'")
         return None
     return open_objects(settings.objects_url, settings.data_dir)
 
