@@ -23,7 +23,7 @@ async def test_a_busy_stream_ends_when_its_token_is_revoked(crowd: Crowd, monkey
 
 
 async def test_a_member_does_not_see_queues_that_other_projects_made_up(crowd: Crowd) -> None:
-    await submit(crowd.house.web_as(crowd.member), queue="secret-customer")
+    await submit(crowd.house.web_as(crowd.admin), queue="secret-customer")
     await submit(crowd.house.web_as(crowd.member), queue="echoes")
     admins = (await crowd.house.web_as(crowd.admin).get("/queues")).json["queues"]
     strangers = (await crowd.house.web_as(crowd.stranger).get("/queues")).json["queues"]
@@ -61,3 +61,13 @@ async def test_a_login_that_waits_for_its_hash_does_not_outlive_a_change(
     go_on.set()
     with pytest.raises(identity.Unauthenticated):
         await login
+
+
+async def test_a_member_cannot_invent_a_queue_to_get_around_the_limit_of_its_kinds(crowd: Crowd) -> None:
+    admin, member = crowd.house.web_as(crowd.admin), crowd.house.web_as(crowd.member)
+    one = await member.post("/jobs", {"kind": "echo", "queue": "mine"})
+    many = await member.post("/jobs", [{"kind": "echo"}, {"kind": "echo", "queue": "default"}])
+    assert [(answer.status, answer.json["path"]) for answer in (one, many)] == [(400, "$.queue"), (400, "$[1].queue")]
+    await admin.ask("PUT", "/queues/mine", {"limit": 1})
+    assert (await member.post("/jobs", {"kind": "echo", "queue": "mine"})).status == 202
+    assert (await admin.post("/jobs", {"kind": "echo", "queue": "anything"})).status == 202
