@@ -117,6 +117,17 @@ def test_the_same_job_over_glances_wire(server: Server, client: milepost.Client)
             glance.get("0197a000-0000-7000-8000-000000000000")
 
 
+def test_a_closed_client_says_so(server: Server) -> None:
+    client = milepost.Client(server.url)
+    job = client.submit("echo", {})
+    for _ in range(2):
+        client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.get(job)
+    with pytest.raises(RuntimeError, match="closed"):
+        job.wait()
+
+
 def test_ctrl_c_ends_a_blocking_wait_at_once(client: milepost.Client) -> None:
     job = client.submit("sleep", {"duration_s": 600})
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))

@@ -132,6 +132,7 @@ class AsyncClient:
         return cls(**{**place, **options})
 
     async def close(self) -> None:
+        """Give its connections back; what is asked afterwards raises RuntimeError."""
         await self._driver.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -219,7 +220,7 @@ class AsyncClient:
             queue=queue,
             labels=labels,
             parent_id=parent_id,
-            page_size=page_size or (limit and min(limit, 1000)),
+            page_size=page_size or (min(limit, 1000) if limit else None),
             oldest_first=oldest_first,
             full=full,
         )

@@ -89,7 +89,7 @@ def list_jobs(session: Session, query: Query, limit: int | None) -> Steps[None]:
     """Emits a Known for each job; the next page is asked for when the one before is used up."""
     request = session.dialect.list_jobs(query)
     left = limit
-    while True:
+    while left != 0:
         response = yield from session.call(request)
         page = session.dialect.read_page(response)
         for view in page.views:
@@ -97,7 +97,7 @@ def list_jobs(session: Session, query: Query, limit: int | None) -> Steps[None]:
                 return
             left = None if left is None else left - 1
             yield Emit(Known(view.id, view))
-        if page.next_path is None or left == 0:
+        if page.next_path is None:
             return
         request = msgspec.structs.replace(request, url=page.next_path)
 

@@ -17,6 +17,7 @@ from milepost.errors import Unreachable
 
 T = TypeVar("T")
 
+CLOSED = "the client is closed"
 THREADS = 8  # requests that one Gather puts at the same time
 
 
@@ -86,6 +87,7 @@ class Driver:
         self._transport, self._sleep = transport, sleep
         self._threads: ThreadPoolExecutor | None = None
         self._hand: _Hand | None = None
+        self._closed = False
 
     def run(self, steps: Steps[T], emit: Callable[[Any], None] | None = None) -> T:
         """The conversation's own result; what it emits goes to `emit`."""
@@ -119,6 +121,8 @@ class Driver:
                     reply = self._interruptible(step, streams)
 
     def _interruptible(self, step: Ask | Gather | Sleep | Open | Read, streams: _Streams) -> Any:
+        if self._closed:
+            raise RuntimeError(CLOSED)
         if isinstance(step, Sleep) or threading.current_thread() is not threading.main_thread():
             return self._do(step, streams)  # signals are handled in the main thread only
         hand, self._hand = self._hand or _Hand(), None
@@ -151,6 +155,9 @@ class Driver:
             return error
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         if self._threads is not None:
             self._threads.shutdown(wait=True)
         if self._hand is not None:
@@ -192,6 +199,7 @@ class AsyncDriver:
 
     def __init__(self, transport: AsyncTransport, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._transport, self._sleep = transport, sleep
+        self._closed = False
 
     async def run(self, steps: Steps[T], emit: Callable[[Any], None] | None = None) -> T:
         """The conversation's own result; what it emits goes to `emit`."""
@@ -225,6 +233,8 @@ class AsyncDriver:
                     reply = await self._do(step, streams)
 
     async def _do(self, step: Ask | Gather | Sleep | Open | Read, streams: _AsyncStreams) -> Any:
+        if self._closed:
+            raise RuntimeError(CLOSED)
         if isinstance(step, Ask):
             return await self._send(step)
         if isinstance(step, Sleep):
@@ -242,4 +252,6 @@ class AsyncDriver:
             return error
 
     async def close(self) -> None:
-        await self._transport.close()
+        if not self._closed:
+            self._closed = True
+            await self._transport.close()

@@ -18,7 +18,7 @@ import msgspec
 
 from milepost.client.cadence import Cadence, retry_after_s
 from milepost.client.session import Reply, Session
-from milepost.errors import MilepostError, ProtocolError
+from milepost.errors import InvalidInput, MilepostError, ProtocolError
 from milepost.job import State
 from milepost.wire import JobView, Response
 
@@ -163,7 +163,9 @@ def _age_s(view: JobView, reply: Response) -> float:
 
 
 def parse_instant(value: datetime | str | None) -> str | None:
-    """RFC 3339 text of an instant; a datetime without an offset is UTC."""
+    """RFC 3339 text of an instant; a datetime without an offset is UTC.  Errors: InvalidInput when it is neither."""
     if value is None or isinstance(value, str):
         return value
+    if not isinstance(value, datetime):
+        raise InvalidInput(f"an instant is a datetime or RFC 3339 text, not {value!r}", path="$.run_at")
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()

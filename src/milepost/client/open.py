@@ -108,7 +108,9 @@ def make_spec(
     callback_url: str | None = None,
     idempotency_key: str | None = None,
 ) -> Spec:
-    """One call makes one key, however often its request is then sent."""
+    """One call makes one key, however often its request is then sent.  Errors: InvalidInput."""
+    if labels is not None and not isinstance(labels, Mapping):
+        raise InvalidInput(f"labels are a mapping of names to texts, not {labels!r}", path="$.labels")
     return Spec(
         kind=kind,
         input=encode_input(input),
@@ -170,6 +172,8 @@ def job_id_of(session: Session, value: Any) -> str:
             raise InvalidInput(f"{value[:80]!r} is no job id", path="$.id")
         return value
     handle = getattr(value, "handle", value)
+    if not isinstance(handle, str | bytes | Mapping | Handle):
+        raise InvalidInput(f"{value!r} is no job, no job id and no handle", path="$.id")
     check_handle(session, found := read_handle(handle))
     return found.id
 

@@ -130,6 +130,7 @@ class Client:
         return cls(**{**place, **options})
 
     def close(self) -> None:
+        """Give its connections back; what is asked afterwards raises RuntimeError."""
         self._driver.close()
 
     def __enter__(self) -> Client:
@@ -217,7 +218,7 @@ class Client:
             queue=queue,
             labels=labels,
             parent_id=parent_id,
-            page_size=page_size or (limit and min(limit, 1000)),
+            page_size=page_size or (min(limit, 1000) if limit else None),
             oldest_first=oldest_first,
             full=full,
         )

@@ -401,6 +401,25 @@ def test_what_is_no_id_is_refused_before_it_is_sent(bad: str) -> None:
         job_id_of(Talk(script(job())).session, bad)
 
 
+@pytest.mark.parametrize("what", [5, None, 1.5, object()])
+def test_what_is_neither_id_nor_handle_is_refused_by_name(what: object) -> None:
+    with pytest.raises(InvalidInput, match="no job id and no handle"):
+        job_id_of(Talk(script()).session, what)
+
+
+@pytest.mark.parametrize(("field", "wrong"), [("run_at", 5), ("labels", ["a"]), ("labels", "a")])
+def test_an_option_of_another_type_is_refused_by_name(field: str, wrong: object) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make_spec("echo", **{field: wrong})
+    assert caught.value.path == f"$.{field}"
+
+
+def test_no_jobs_are_listed_without_asking() -> None:
+    talk = Talk(script())
+    talk.run(calls.list_jobs(talk.session, make_query(), 0))
+    assert (talk.asked, talk.emitted) == ([], [])
+
+
 def test_an_id_cannot_leave_its_place_in_the_url() -> None:
     talk = Talk(script(problem(404, "not_found")))
     with pytest.raises(NotFound):
