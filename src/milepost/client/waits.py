@@ -347,7 +347,13 @@ def check_all(session: Session, jobs: Sequence[Known], elapsed_s: float) -> Step
         yield from check(session, bad[0], elapsed_s)
     good = [known.id for known in jobs if known.view is not None and known.view.state is State.SUCCEEDED]
     text = f"{len(bad)} of {len(jobs)} jobs did not succeed; the first: job {bad[0].id} {_reason(bad[0])}"
-    fields: dict[str, Any] = {"job_id": bad[0].id, "elapsed_s": elapsed_s, "hint": session.command("get", bad[0].id)}
+    fields: dict[str, Any] = {
+        "job_id": bad[0].id,
+        "state": None if bad[0].view is None else bad[0].state,
+        "elapsed_s": elapsed_s,
+        "request_id": bad[0].stats.request_id,
+        "hint": session.command("get", bad[0].id),
+    }
     if good:
         raise PartialFailure(text, succeeded=good, failed=[known.id for known in bad], **fields)
     raise JobFailed(text, succeeded=[], failed=[known.id for known in bad], **fields)

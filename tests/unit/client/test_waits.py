@@ -355,6 +355,7 @@ def test_all_of_some_failed_is_a_partial_failure_with_both_lists() -> None:
     with pytest.raises(PartialFailure) as caught:
         talk.run(waits.check_all(talk.session, [good, bad], 1.0))
     assert (caught.value.succeeded, caught.value.failed) == (["a"], ["b"])
+    assert (caught.value.job_id, caught.value.state, caught.value.elapsed_s) == ("b", "failed", 1.0)
     with pytest.raises(JobFailed) as caught_all:
         talk.run(waits.check_all(talk.session, [bad, bad], 1.0))
     assert not isinstance(caught_all.value, PartialFailure)
