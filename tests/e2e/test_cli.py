@@ -279,7 +279,7 @@ def test_serve_says_ready_once_and_stops_cleanly(own_server: Server) -> None:
     [
         (["no_such_module"], "no_such_module"),
         (["missing.py"], "missing.py"),
-        (["--host", "0.0.0.0"], "auth"),
+        (["--host", "0.0.0.0", "--port", "0"], "auth"),
         (["--auth", "maybe"], "maybe"),
         (["--port", "99999"], "65535"),
     ],
