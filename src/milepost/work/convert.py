@@ -13,13 +13,17 @@ Errors: PermanentError: qemu_img_missing, image_damaged, conversion_failed, conv
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
-from collections.abc import Awaitable, Callable
+import shutil
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from milepost import Limits, PermanentError, RetryableError
 from milepost.process import Ended, ProgramMissing, run_process
-from milepost.work.fetch import NO_SPACE_DELAY_S
+from milepost.work.fetch import NO_SPACE_DELAY_S, SPACE_LEFT_BYTES
 from milepost.work.inspection import Inspected, inspect_image
 from milepost.work.threads import Stop, in_thread
 
@@ -29,6 +33,7 @@ QEMU_NAMES = {"raw": "raw", "iso": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "vhd
 # Without force_size a vhd's size is rounded up to cylinders, and the machine sees another disk than the one that was imported.
 OPTIONS = {"vhd": ("-o", "subformat=dynamic,force_size=on"), "vmdk": ("-o", "subformat=monolithicSparse")}
 
+SPACE_CHECK_S = 0.5
 OVERHEAD_BYTES = 64 << 20  # of any format's own tables, beside an eighth of the virtual size
 
 CHECKED = ("qcow2", "vmdk")
@@ -87,12 +92,13 @@ async def convert_image(
 
     made = False
     try:
-        ended = await run_process(
+        converting = run_process(
             [*command, str(source), str(target)],
             limits=_limits(limits, room),
             cwd=target.parent,
             on_output=read_percent,
         )
+        ended = await _while_there_is_space(target.parent, converting)
         if not ended.ok:
             raise _failure(ended, image.format, wanted, room)
         result = await _check(target, image, wanted)
@@ -111,6 +117,21 @@ async def convert_image(
             await in_thread(lambda: target.unlink(missing_ok=True))
 
 
+async def _while_there_is_space(folder: Path, running: Coroutine[Any, Any, Ended]) -> Ended:
+    """What it came to; killed before it takes the last of the disk, which the database may be on.  Errors: RetryableError."""
+    task = asyncio.ensure_future(running)
+    try:
+        while not (await asyncio.wait([task], timeout=SPACE_CHECK_S))[0]:
+            if (await in_thread(shutil.disk_usage, folder)).free < SPACE_LEFT_BYTES:
+                raise _no_space()
+        return task.result()
+    finally:
+        task.cancel()
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+
+
 async def _check(target: Path, image: Inspected, wanted: str) -> Inspected:
     stop = Stop()
     result = await in_thread(lambda: inspect_image(target, wanted, virtual_bytes_max=1 << 62, stop=stop), stop=stop)
@@ -122,13 +143,17 @@ async def _check(target: Path, image: Inspected, wanted: str) -> Inspected:
     return result
 
 
+def _no_space() -> RetryableError:
+    return RetryableError(
+        "no_space",
+        "The disk got full while the image was converted; free some space, it is tried again.",
+        delay_s=NO_SPACE_DELAY_S,
+    )
+
+
 def _failure(ended: Ended, found: str, wanted: str, room: int) -> Exception:
     if b"No space left on device" in ended.stderr:
-        return RetryableError(
-            "no_space",
-            "The disk got full while the image was converted; free some space, it is tried again.",
-            delay_s=NO_SPACE_DELAY_S,
-        )
+        return _no_space()
     if ended.reason == "file_size" or b"File too large" in ended.stderr:
         return PermanentError(
             "converted_too_large",

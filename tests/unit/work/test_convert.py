@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from milepost.errors import PermanentError
+from milepost.errors import PermanentError, RetryableError
 from milepost.process import Limits
+from milepost.work import convert
 from milepost.work.convert import QEMU_NAMES, TARGETS, check_image, convert_image, needs_conversion
 from milepost.work.inspection import FORMATS, Inspected, inspect_image
 
@@ -54,6 +55,16 @@ async def test_every_format_becomes_every_other_with_the_same_content(tmp_path: 
     back = tmp_path / "back"
     subprocess.run(["qemu-img", "convert", "-f", QEMU_NAMES[wanted], "-O", "raw", target, back], check=True)
     assert back.read_bytes() == CONTENT
+
+
+async def test_a_conversion_never_takes_the_last_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, image = source(tmp_path, "raw")
+    monkeypatch.setattr(convert, "SPACE_CHECK_S", 0.0)
+    monkeypatch.setattr(convert, "SPACE_LEFT_BYTES", 1 << 60)
+    with pytest.raises(RetryableError) as caught:
+        await convert_image(path, tmp_path / "target", image, "qcow2", limits=LIMITS, bytes_max=1 << 40, on_progress=ignore)
+    assert caught.value.code == "no_space"
+    assert not (tmp_path / "target").exists()
 
 
 def test_an_iso_is_raw_already() -> None:
