@@ -242,13 +242,9 @@ def literal_address(host: str) -> Address | None:
 def _check_address(host: str, address: Address, policy: EgressPolicy) -> None:
     if not policy.allows(address):
         kind = "a loopback address" if unwrap(address).is_loopback else "not a public address"
-        where = f"{host} is" if literal_address(host) else f"{host} resolves to {address}, which is"
-        raise Forbidden(
-            f"{where} {kind}; this server does not connect to those",
-            host=host,
-            address=str(address),
-            hint="setting egress_private",
-        )
+        # The address behind a name is not told: it may be one that only this server's resolver knows.
+        where = f"{host} is" if literal_address(host) else f"{host} resolves to what is"
+        raise Forbidden(f"{where} {kind}; this server does not connect to those", host=host, hint="setting egress_private")
 
 
 async def resolve_checked(url: str, policy: EgressPolicy, *, timeout_s: float = 10.0) -> Target:
