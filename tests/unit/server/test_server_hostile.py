@@ -8,10 +8,12 @@ import msgspec
 import pytest
 from server_house import Crowd, House, Web, open_house
 
+from milepost.image import Image
 from milepost.server import openapi
 from milepost.wire import rfc3339
 from milepost.wire.glance.errors import Refusal
 from milepost.wire.glance.images import read_range
+from milepost.wire.glance.patch import Change, apply_patch
 from milepost.wire.glance.tasks import at_second
 
 
@@ -129,3 +131,14 @@ def test_a_range_of_absurd_numbers_is_416(header: str) -> None:
     with pytest.raises(Refusal) as caught:
         read_range(header, 10)
     assert caught.value.status == 416
+
+
+@pytest.mark.parametrize(("size", "allowed"), [(65_535, True), (65_536, False)])
+def test_a_property_of_an_image_is_bounded(size: int, allowed: bool) -> None:
+    image = Image(id="i", disk_format="raw", container_format="bare", created_us=0, updated_us=0)
+    changes = [Change("add", "p", "x" * size)]
+    if allowed:
+        assert len(apply_patch(image, changes, admin=False, now_us=1).properties["p"]) == size
+        return
+    with pytest.raises(Refusal, match="at most 65535"):
+        apply_patch(image, changes, admin=False, now_us=1)

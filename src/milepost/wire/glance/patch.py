@@ -15,6 +15,7 @@ from milepost.image import CONTAINER_FORMATS, DISK_FORMATS, Image, ImageStatus, 
 from milepost.wire.glance.errors import ROUTE_NOT_FOUND, Refusal
 
 TEXT_CHARS_MAX = 255
+VALUE_CHARS_MAX = 65_535  # of a property: what Glance's own column takes
 PROPERTIES_MAX = 128
 TAGS_MAX = 128
 
@@ -147,6 +148,8 @@ def _apply(image: Image, change: Change, *, admin: bool) -> None:
         del image.properties[name]
     elif not isinstance(value, str):
         raise _image_schema(f"{value!r} is not of type 'string'")
+    elif len(value) > VALUE_CHARS_MAX:
+        raise _image_schema(f"the value of '{name}' has {len(value)} characters; at most {VALUE_CHARS_MAX} are allowed")
     else:
         image.properties[name] = value
 
