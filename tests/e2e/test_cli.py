@@ -216,6 +216,19 @@ def test_ctrl_c_stops_waiting_at_once_and_cancels_nothing(server: Server) -> Non
     server.run("cancel", id)
 
 
+def test_ctrl_c_tells_programs_too_how_to_go_on(server: Server) -> None:
+    id = submit(server, "sleep", {"duration_s": 600})
+    watching = server.spawn("watch", id, "--json")
+    assert watching.stdout is not None
+    assert json.loads(watching.stdout.readline())["id"] == id
+    watching.send_signal(signal.SIGINT)
+    out, err = watching.communicate(timeout=10)
+    told = json.loads(out.splitlines()[-1])["error"]
+    assert (watching.returncode, told["code"], told["pending"], err) == (Exit.INTERRUPTED, "interrupted", [id], "")
+    assert told["hint"] == f"milepost wait {id} --url {server.url}"
+    server.run("cancel", id)
+
+
 @pytest.mark.fault
 def test_a_wait_outlives_a_server_that_is_killed_and_started_again(own_server: Server) -> None:
     own_server.start()

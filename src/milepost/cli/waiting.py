@@ -225,7 +225,11 @@ def _interrupted(show: Show, groups: Groups) -> None:
     if not ids:
         return
     what = f"job {ids[0]} goes on" if len(ids) == 1 else f"{len(ids)} jobs go on"
-    show.note(f"stopped waiting, cancelled nothing: {what}", style="yellow")
-    for client, some in pending:
-        if some:
-            show.note(f"  → {client.command('wait', *some)}", style="cyan")
+    told = f"stopped waiting, cancelled nothing: {what}"
+    commands = [client.command("wait", *some) for client, some in pending if some]
+    if show.as_json:
+        show.json({"error": {"code": "interrupted", "message": told, "hint": " && ".join(commands), "pending": ids}})
+        return
+    show.note(told, style="yellow")
+    for command in commands:
+        show.note(f"  → {command}", style="cyan")
