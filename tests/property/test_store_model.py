@@ -139,7 +139,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.leases[worker] = self.now_us + LEASE_S * 1_000_000
         mine = {job_id: job for job_id, job in self.jobs.items() if job.owner == worker}
         assert renewal.owned == mine.keys()
-        assert renewal.cancel == {job_id for job_id, job in mine.items() if job.asked}
+        assert renewal.cancel.keys() == {job_id for job_id, job in mine.items() if job.asked}
 
     @rule(worker=st.sampled_from(WORKERS), limit=st.integers(1, 4), renewed=st.sampled_from([True, True, False]))
     def claim(self, worker: str, limit: int, renewed: bool) -> None:

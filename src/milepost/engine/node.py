@@ -76,7 +76,7 @@ class Node:
         )
         self._loops: list[asyncio.Task[None]] = []
         self._claiming: asyncio.Task[None] | None = None
-        self._suspects: frozenset[JobId] = frozenset()
+        self._idle_since_s: dict[JobId, float] = {}  # jobs that are leased to this process and do not run in it
         self._returning: asyncio.Future[None] | None = None
         self.failed: BaseException | None = None
         self.running = self.stopping = False
@@ -86,11 +86,14 @@ class Node:
 
     def _on_renewal(self, renewal: Renewal, asked: frozenset[JobId]) -> None:
         self.executor.lose(asked - renewal.owned)
-        self.executor.cancel(renewal.cancel, "cancelled on request")
+        for job_id, reason in renewal.cancel.items():
+            self.executor.cancel([job_id], reason)
         # A job that is ours in the store and that nothing here runs would stay running for ever: the heartbeat keeps its lease.
-        # Two renewals in a row tell it from one whose claim is just on its way.
-        suspects = renewal.owned - self.executor.attempts.keys()
-        stranded, self._suspects = suspects & self._suspects, suspects
+        # One that stays so for a lease is not one whose claim is just on its way.
+        now_s = self._clock.monotonic_s()
+        idle = renewal.owned - self.executor.attempts.keys()
+        self._idle_since_s = {job_id: self._idle_since_s.get(job_id, now_s) for job_id in idle}
+        stranded = frozenset(job_id for job_id in idle if now_s - self._idle_since_s[job_id] >= self._settings.lease_s)
         if stranded:
             self._returning = asyncio.ensure_future(self._return(stranded))
 

@@ -108,7 +108,7 @@ class Renewal(NamedTuple):
     """What a heartbeat learned: the ids this worker still owns, and those of them whose cancel was asked for."""
 
     owned: frozenset[JobId]
-    cancel: frozenset[JobId]
+    cancel: dict[JobId, str]
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):

@@ -246,8 +246,14 @@ def _make_folders(root: Path, folder: Path) -> list[Path]:
     while missing != root and not missing.exists():
         missing = missing.parent
         changed.append(missing)
-    folder.mkdir(parents=True, exist_ok=True)
-    return changed
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if folder.exists() and not folder.is_dir():
+                raise
+            continue  # it was there, and a delete took it away before it was looked at
+        return changed
 
 
 def _fsync(path: Path) -> None:

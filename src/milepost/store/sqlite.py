@@ -406,7 +406,11 @@ class SqliteStore(SqliteRecords):
         return found
 
     async def prune(self, *, now_us: int, keep_tombstone_s: float, keep_deliveries_s: float, limit: int) -> list[JobId]:
-        return await self._writer.do(_prune, now_us, keep_tombstone_s, keep_deliveries_s, limit)  # type: ignore[no-any-return]
+        keeping = (now_us, keep_tombstone_s, keep_deliveries_s, limit)
+        removed: list[JobId] = await self._writer.do(_prune, now_us, limit)
+        while await self._writer.do(_prune_rest, *keeping):
+            pass
+        return removed
 
     # --- queues ----------------------------------------------------------------------------------------------------
 
@@ -509,8 +513,10 @@ def _end_others(tx: Transaction, worker: WorkerId) -> None:
     tx.execute(RECORD_SQL.release_deliveries)
 
 
-def _renewal(rows: list[tuple[str, int]]) -> Renewal:
-    return Renewal(frozenset(JobId(row[0]) for row in rows), frozenset(JobId(row[0]) for row in rows if row[1]))
+def _renewal(rows: list[tuple[str, str | None]]) -> Renewal:
+    return Renewal(
+        frozenset(JobId(job_id) for job_id, _ in rows), {JobId(job_id): reason for job_id, reason in rows if reason is not None}
+    )
 
 
 def _renew(tx: Transaction, worker: WorkerId, now_us: int, lease_s: float) -> Renewal:
@@ -746,7 +752,7 @@ def _fail_overdue(tx: Transaction, now_us: int, limit: int, expires_us: int) -> 
     return len(overdue)
 
 
-def _prune(tx: Transaction, now_us: int, keep_tombstone_s: float, keep_deliveries_s: float, limit: int) -> list[JobId]:
+def _prune(tx: Transaction, now_us: int, limit: int) -> list[JobId]:
     ids: list[JobId] = []
     for (root_id,) in tx.execute(SQL.list_expired, (now_us, limit)).fetchall():
         subs = [JobId(row[0]) for row in tx.execute(SQL.list_tree, (root_id, limit - len(ids))).fetchall()]
@@ -762,10 +768,15 @@ def _prune(tx: Transaction, now_us: int, keep_tombstone_s: float, keep_deliverie
         tx.execute(SQL.bury_jobs, (packed, now_us))
         for statement in (SQL.delete_events, SQL.delete_labels, SQL.delete_deliveries, SQL.delete_jobs):
             tx.execute(statement, (packed,))
-    tx.execute(SQL.delete_tombstones, (now_us - int(keep_tombstone_s * 1e6), limit))
-    tx.execute(SQL.delete_old_deliveries, (now_us - int(keep_deliveries_s * 1e6), limit))
-    tx.execute(SQL.delete_old_tokens, (now_us,))
     return ids
+
+
+def _prune_rest(tx: Transaction, now_us: int, keep_tombstone_s: float, keep_deliveries_s: float, limit: int) -> bool:
+    """Old tombstones, deliveries and tokens; whether there may be more."""
+    tombstones = tx.execute(SQL.delete_tombstones, (now_us - int(keep_tombstone_s * 1e6), limit)).rowcount
+    deliveries = tx.execute(SQL.delete_old_deliveries, (now_us - int(keep_deliveries_s * 1e6), limit)).rowcount
+    tx.execute(SQL.delete_old_tokens, (now_us,))
+    return bool(max(tombstones, deliveries) >= limit)
 
 
 # --- reads that are built ----------------------------------------------------------------------------------------------

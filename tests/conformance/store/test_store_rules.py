@@ -377,7 +377,7 @@ async def test_rule_8_cancelling_ends_idle_sub_jobs_asks_running_ones_and_the_pa
     assert (asked.state, asked.cancel_requested) == (State.WAITING, True)
     states = [await house.state(job.id) for job in made]
     assert sorted(states) == sorted([State.SUCCEEDED, State.RUNNING, State.CANCELLED, State.CANCELLED])
-    assert (await house.live()).cancel == {busy.job.id}
+    assert (await house.live()).cancel == {busy.job.id: "as asked"}
     assert await house.end(busy, STOPPED)
     ended = await house.job(parent.job.id)
     assert (ended.state, ended.error) == (State.CANCELLED, Failure("cancelled", "as asked"))
@@ -404,7 +404,7 @@ async def test_rule_8_a_cancel_goes_down_the_whole_tree(house: House, depth: int
     if leaf == "running":
         assert claimed is not None
         assert [await house.state(one.job.id) for one in line] == [State.WAITING] * depth
-        assert (await house.live()).cancel == {last.id}
+        assert (await house.live()).cancel == {last.id: "as asked"}
         await house.end(claimed, STOPPED)
     assert [await house.state(one.job.id) for one in line] == [State.CANCELLED] * depth
     assert await house.state(last.id) is (State.SUCCEEDED if leaf == "ended" else State.CANCELLED)
@@ -707,7 +707,7 @@ async def test_rule_13_a_tree_with_a_sub_job_that_still_runs_waits_for_it(house:
     house.clock.advance(1)
     assert await house.fail_overdue() == 1
     assert await house.state(root.job.id) is State.FAILED
-    assert (await house.live()).cancel == {busy.job.id}
+    assert (await house.live()).cancel == {busy.job.id: "its parent's deadline passed"}
     await house.live("a", lease_s=1e6)
     house.clock.advance(KEEP_S)
     assert await house.prune() == []

@@ -65,7 +65,7 @@ ON CONFLICT (id) DO UPDATE SET lease_until_us = :lease_until_us;
 
 -- name: list_owned
 -- params: worker
-SELECT id, cancel_reason IS NOT NULL FROM job WHERE lease_by = :worker AND state = 'running';
+SELECT id, cancel_reason FROM job WHERE lease_by = :worker AND state = 'running';
 
 -- name: end_worker
 -- params: worker
