@@ -31,6 +31,7 @@ LOOK: dict[State, tuple[str, str]] = {
 }
 BAR_CHARS = 24  # longest bar
 BAR_CHARS_MIN = 6  # a shorter one says nothing
+LAST_CHARS_MIN = 8  # with less it is left out, too
 LAST_CHARS = 24  # a table's last column wants this much, or what it needs
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -85,7 +86,7 @@ class Show:
             return
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for name in head:
-            table.add_column(name, justify="right" if name in right else "left", no_wrap=name in ("id", "state"))
+            table.add_column(name, justify="right" if name in right else "left", no_wrap=name in ("id", "state", "queue", "kind"))
         for row in rows:
             table.add_row(*row)
         self.out.print(table)
@@ -104,6 +105,8 @@ class Show:
         for name in spare:
             if room() < min(widths[-1], LAST_CHARS):
                 shown.remove(head.index(name))
+        if room() < min(widths[-1], LAST_CHARS_MIN):
+            shown.pop()
         for row in ([Text(name, style="dim") for name in head], *rows):
             line = Text()
             for index in shown[:-1]:

@@ -84,7 +84,7 @@ def test_a_bar_shows_its_share_without_colour() -> None:
     assert line.count("╌") == 18
 
 
-@pytest.mark.parametrize(("width", "head"), [(60, "id   state  what"), (200, "id   state  created  what")])
+@pytest.mark.parametrize(("width", "head"), [(16, "id   state"), (60, "id   state  what"), (200, "id   state  created  what")])
 def test_a_list_keeps_to_one_line_a_job_and_leaves_out_what_has_no_room(width: int, head: str) -> None:
     show = Show()
     show.out = Console(file=io.StringIO(), width=width)
