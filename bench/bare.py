@@ -16,7 +16,7 @@ from granian.server.embed import Server as Granian
 from milepost.job import JobId
 from milepost.store.sqlite import SqliteStore
 from milepost.wire.native import encode, from_job
-from milepost.wiring import free_port
+from milepost.wiring import free_port, tune_process
 
 
 def application(store: SqliteStore) -> Any:
@@ -51,6 +51,7 @@ async def serve(path: str) -> None:
     serving = asyncio.create_task(server.serve())
     try:
         await _answers(port)
+        tune_process()
         print(f"ready http://127.0.0.1:{port}", flush=True)
         await stop.wait()
     finally:

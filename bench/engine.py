@@ -22,7 +22,7 @@ from milepost.engine.kinds import KINDS
 from milepost.job import FINAL, Event, Submission
 from milepost.settings import Settings
 from milepost.store import Queue
-from milepost.wiring import System, running_system
+from milepost.wiring import System, running_system, tune_process
 
 QUEUE_LIMIT = 500
 
@@ -82,6 +82,7 @@ async def measure_latency(system: System, rate_per_s: float, jobs: int) -> dict[
 async def _measure(args: argparse.Namespace) -> object:
     settings = Settings(data=args.data, log_level="error", image_concurrency=1)
     async with running_system(settings, kinds=KINDS) as system:
+        tune_process()
         if args.what == "throughput":
             return await measure_throughput(system, args.jobs, args.submitters, args.batch)
         return await measure_latency(system, args.rate, args.jobs)
