@@ -49,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_per_s: Annotated[float, about("requests a second and project; 0: no limit", ge=0)] = 0.0
     rate_burst: Annotated[int, about("requests a project may send at once above its rate", ge=1)] = 100
     streams_max: Annotated[int, about("most open event streams and long polls, all projects together", ge=1)] = 1000
+    streams_project_max: Annotated[int, about("most open event streams and long polls of one project", ge=1)] = 500
     wait_s_max: Annotated[float, about("longest long poll, seconds", ge=0)] = 60.0
 
     # engine

@@ -63,7 +63,7 @@ def create_app(
         objects=objects,
         identities=identities or Identities(service.store, clock, settings),
         rates=Rates(clock, settings.rate_per_s, settings.rate_burst),
-        slots=Slots(settings.streams_max),
+        slots=Slots(settings.streams_max, settings.streams_project_max),
         hub=Hub(service.store),
         http=HttpStats(),
     )

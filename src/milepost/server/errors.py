@@ -36,7 +36,14 @@ STATUS: dict[type[MilepostError], int] = {
     Unavailable: 503,
     MilepostError: 500,
 }
-LIMIT_STATUS = {"body_s_max": 408, "body_bytes_max": 413, "input_bytes_max": 413, "result_bytes_max": 413, "streams_max": 503}
+LIMIT_STATUS = {
+    "body_s_max": 408,
+    "body_bytes_max": 413,
+    "input_bytes_max": 413,
+    "result_bytes_max": 413,
+    "streams_max": 503,
+    "streams_project_max": 503,
+}
 BROKEN_OFF = "the body ended before it was whole"
 RETRY_AFTER_S = 1.0  # of a 503: the store or the last free stream is expected back soon
 

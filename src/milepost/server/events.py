@@ -114,7 +114,7 @@ async def wait_job(
     """The job as soon as it is `enough`, or as it is after timeout_s, or when the client went away."""
     clock = call.state.clock
     end_s = clock.monotonic_s() + timeout_s
-    with call.state.slots, call.state.hub.watch(key) as watch, _closed_when_gone(call, watch):
+    with call.state.slots.hold(call.identity.project), call.state.hub.watch(key) as watch, _closed_when_gone(call, watch):
         while True:
             job = await read()
             left_s = end_s - clock.monotonic_s()
@@ -234,7 +234,7 @@ def sse(event: Event) -> bytes:
 
 async def stream(call: Call, feed: Feed, after_id: int, *, resumed: bool) -> Reply | None:
     """Send events until the feed ends or the client goes; None once it was answered.  Errors: LimitExceeded."""
-    with call.state.slots, call.state.hub.watch(feed.key) as watch:
+    with call.state.slots.hold(call.identity.project), call.state.hub.watch(feed.key) as watch:
         events, cursor = await feed.read(after_id, PAGE)
         if resumed and feed.ended and not events:
             return Reply(204)

@@ -1,11 +1,13 @@
-"""What one caller may take: requests a second for each project, and open streams for all of them together."""
+"""What one caller may take: requests a second and open streams, for each project, and streams for all of them together."""
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from milepost.clock import Clock
 from milepost.errors import LimitExceeded, Throttled
+from milepost.job import ProjectId
 
 PROJECTS_KEPT = 10_000
 
@@ -42,21 +44,40 @@ class Rates:
 
 
 class Slots:
-    """Open event streams and long polls; `with slots:` holds one.  Errors: LimitExceeded when all are taken."""
+    """Open event streams and long polls; `with slots.hold(project):` holds one.
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.open = limit, 0
+    Errors: LimitExceeded when the project has its share (`streams_project_max`), or all are taken (`streams_max`).
+    """
 
-    def __enter__(self) -> None:
+    def __init__(self, limit: int, project_limit: int) -> None:
+        self.limit, self.project_limit, self.open = limit, project_limit, 0
+        self._open_by_project: dict[ProjectId, int] = {}
+
+    @contextmanager
+    def hold(self, project: ProjectId) -> Iterator[None]:
+        mine = self._open_by_project.get(project, 0)
+        if mine >= self.project_limit:
+            raise self._refusal("streams_project_max", self.project_limit, mine, "this project has")
         if self.open >= self.limit:
-            raise LimitExceeded(
-                f"{self.open} streams and long polls are open, as many as this server allows",
-                limit="streams_max",
-                allowed=self.limit,
-                seen=self.open + 1,
-                hint="poll without wait, or try again",
-            )
+            raise self._refusal("streams_max", self.limit, self.open, "all projects together have")
         self.open += 1
+        self._open_by_project[project] = mine + 1
+        try:
+            yield
+        finally:
+            self.open -= 1
+            left = self._open_by_project[project] - 1
+            if left:
+                self._open_by_project[project] = left
+            else:
+                del self._open_by_project[project]
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.open -= 1
+    @staticmethod
+    def _refusal(limit: str, allowed: int, seen: int, whose: str) -> LimitExceeded:
+        return LimitExceeded(
+            f"{whose} {seen} streams and long polls open, as many as this server allows",
+            limit=limit,
+            allowed=allowed,
+            seen=seen + 1,
+            hint="poll without wait, or try again",
+        )

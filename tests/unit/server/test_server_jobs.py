@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from server_house import DEADLINE_S, House, Web, open_house
 
-from milepost.job import State
+from milepost.job import ProjectId, State
 from milepost.server import jobs
 from milepost.server.jobs import etag_matches, labels_of
 
@@ -292,7 +292,7 @@ async def test_a_long_poll_is_cut_to_the_longest_allowed_and_takes_a_slot() -> N
     async with open_house(wait_s_max=0.01, streams_max=1) as house:
         job = await submit(house.web)
         cut = await house.web.get(f"/jobs/{job['id']}", {"prefer": "wait=3600"})
-        with house.app.state.slots:
+        with house.app.state.slots.hold(ProjectId("other")):
             full = await house.web.get(f"/jobs/{job['id']}", {"prefer": "wait=3600"})
             poll = await house.web.get(f"/jobs/{job['id']}")
     assert (cut.status, cut.headers["preference-applied"]) == (200, "wait=0.01")

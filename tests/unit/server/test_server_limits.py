@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from milepost.errors import LimitExceeded, Throttled
+from milepost.job import ProjectId
 from milepost.server import limits
 from milepost.server.limits import Rates, Slots
 
@@ -73,11 +74,29 @@ def test_a_rate_of_zero_limits_and_keeps_nothing() -> None:
     assert rates._buckets == {}
 
 
+P, Q = ProjectId("p"), ProjectId("q")
+
+
 def test_a_slot_comes_back_however_its_holder_ends() -> None:
-    slots = Slots(1)
-    with pytest.raises(ValueError), slots:
-        with pytest.raises(LimitExceeded), slots:
+    slots = Slots(1, 1)
+    with pytest.raises(ValueError), slots.hold(P):
+        with pytest.raises(LimitExceeded), slots.hold(Q):
             raise AssertionError
         assert slots.open == 1
         raise ValueError
+    assert slots.open == 0
+    with slots.hold(P):
+        assert slots.open == 1
+
+
+def test_one_project_cannot_take_the_slots_of_all() -> None:
+    slots = Slots(3, 2)
+    with slots.hold(P), slots.hold(P):
+        with pytest.raises(LimitExceeded) as refused, slots.hold(P):
+            raise AssertionError
+        assert refused.value.limit == "streams_project_max"
+        with slots.hold(Q):
+            with pytest.raises(LimitExceeded) as full, slots.hold(Q):
+                raise AssertionError
+            assert full.value.limit == "streams_max"
     assert slots.open == 0
