@@ -15,7 +15,8 @@ from milepost.errors import StoreUnavailable
 from milepost.job import State, Submission, WorkerId
 from milepost.store import JobQuery
 from milepost.store.migrate import migrate_sqlite, migrations
-from milepost.store.sqlite import SQL, SqliteStore, _list_sql
+from milepost.store.sqlite import JOB_COLUMNS, SQL, SqliteStore
+from milepost.store.sqlite_lists import list_sql
 from milepost.store.sqlite_records import SQL as RECORD_SQL
 from milepost.store.statements import load, parse
 
@@ -255,7 +256,7 @@ LISTS: dict[str, JobQuery] = {
 
 @pytest.mark.parametrize("what", LISTS)
 def test_a_hot_list_uses_an_index(planner: sqlite3.Connection, what: str) -> None:
-    sql, params = _list_sql(LISTS[what], planner)
+    sql, params = list_sql(LISTS[what], planner, columns=JOB_COLUMNS)
     steps = plan(planner, sql, len(params))
     assert "SEARCH job" in steps, steps
     assert "SCAN job |" not in steps + " |", steps
