@@ -584,8 +584,7 @@ def _end(
 
 def _ended(tx: Transaction, job_id: str, row: tuple[Any, ...], state: State, error: str | None, now_us: int) -> None:
     """What follows from a job's end: its event, its callback, and its parent's turn."""
-    version, parent_id, callback_url, project = row
-    root_id = job_id if parent_id is None else tx.execute(SQL.get_job, (job_id,)).fetchone()[13]
+    version, parent_id, callback_url, project, root_id = row
     type_ = _FINAL_TYPES[state]
     _emit(tx, (job_id, root_id, project), version, type_, state, now_us, error)
     if callback_url is not None:
@@ -598,13 +597,12 @@ def _settle(tx: Transaction, parent_id: str, root_id: str, now_us: int) -> None:
     row = tx.execute(SQL.settle_parent, (parent_id, now_us)).fetchone()
     if row is None:
         return
-    version, state, grandparent_id, callback_url, project, queue = row
+    version, state, grandparent_id, callback_url, project, queue, error = row
     if state == State.READY:
         _emit(tx, (parent_id, root_id, project), version, EventType.RESUMED, State.READY, now_us, text({"queue": queue}))
         tx.ready_queues.add(queue)
     else:
-        error = tx.execute(SQL.get_job, (parent_id,)).fetchone()[30]
-        _ended(tx, parent_id, (version, grandparent_id, callback_url, project), State.CANCELLED, error, now_us)
+        _ended(tx, parent_id, (version, grandparent_id, callback_url, project, root_id), State.CANCELLED, error, now_us)
 
 
 def _requeue(

@@ -89,7 +89,7 @@ RETURNING version;
 
 -- name: find_running
 -- params: id, fence
-SELECT version, parent_id, callback_url, project FROM job WHERE id = :id AND state = 'running' AND fence = :fence;
+SELECT version, parent_id, callback_url, project, root_id FROM job WHERE id = :id AND state = 'running' AND fence = :fence;
 
 -- name: finish_job
 -- To a final state, in the transaction of find_running.
@@ -130,14 +130,14 @@ UPDATE job SET state = CASE WHEN cancel_reason IS NULL THEN 'ready' ELSE 'cancel
  WHERE id = :id AND state = 'waiting'
    AND NOT EXISTS (SELECT 1 FROM job AS sub
                     WHERE sub.parent_id = :id AND sub.parent_id IS NOT NULL AND sub.ended_us IS NULL)
-RETURNING version, state, parent_id, callback_url, project, queue;
+RETURNING version, state, parent_id, callback_url, project, queue, error;
 
 -- name: end_idle_job
 -- A job that nobody runs becomes final.
 -- params: id, state, error, now_us, expires_us
 UPDATE job SET state = :state, error = :error, ended_us = :now_us, updated_us = :now_us, expires_us = :expires_us, version = version + 1
  WHERE id = :id AND state IN ('held','ready','waiting')
-RETURNING version, parent_id, callback_url, project;
+RETURNING version, parent_id, callback_url, project, root_id;
 
 -- name: ask_cancel
 -- params: id, reason, now_us, expires_us
