@@ -17,11 +17,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
+
+
+T = TypeVar("T")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,17 +119,19 @@ async def run_process(
     Errors: ProgramMissing.  CancelledError, and anything `on_output` raises, kills the program first.
     """
     program = find_program(argv[0])
-    process = await asyncio.create_subprocess_exec(
-        *_launcher(limits),
-        program,
-        *argv[1:],
-        stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=cwd,
-        env=dict(env),
-        start_new_session=True,
-        close_fds=True,
+    process = await _started(
+        asyncio.create_subprocess_exec(
+            *_launcher(limits),
+            program,
+            *argv[1:],
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=cwd,
+            env=dict(env),
+            start_new_session=True,
+            close_fds=True,
+        )
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -146,6 +151,25 @@ async def run_process(
     finally:
         code = await _kill(process)
     return Ended(code=code, reason=_reason(code, timed_out), stdout=bytes(out), stderr=bytes(err))
+
+
+async def _started(start: Coroutine[Any, Any, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
+    """The process.  A caller cancelled while it starts: asyncio would kill the program alone and leave its children."""
+    starting = asyncio.ensure_future(start)
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):  # it did not start
+            await _kill(await _settled(starting))
+        raise
+
+
+async def _settled(future: asyncio.Future[T]) -> T:
+    """The future's result, however often the caller is cancelled meanwhile."""
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(future)
+    return future.result()
 
 
 def _launcher(limits: Limits) -> list[str]:
@@ -228,11 +252,8 @@ def _resolve(future: asyncio.Future[None]) -> None:
 async def _kill(process: asyncio.subprocess.Process) -> int:
     """Kill what is left of its group and reap it.  The exit code."""
     _kill_group(process)
-    reaped = asyncio.ensure_future(process.wait())
-    while not reaped.done():  # SIGKILL is final: a second cancel must not leave a zombie behind
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(reaped)
-    return reaped.result()
+    process._transport.close()  # type: ignore[attr-defined]  # wait() waits for the pipes too, and who left the group may hold them
+    return await _settled(asyncio.ensure_future(process.wait()))  # SIGKILL is final: a second cancel leaves no zombie behind
 
 
 def _reason(code: int, timed_out: bool) -> Reason:

@@ -101,6 +101,30 @@ async def test_a_cancelled_caller_leaves_no_process_behind(tmp_path: Path) -> No
     assert await until(lambda: not any(is_alive(int(pid)) for pid in pids.read_text().split()))
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_caller_cancelled_at_any_turn_of_the_start_leaves_no_process_behind(tmp_path: Path, turns: int) -> None:
+    pids = tmp_path / "pids"
+    running = asyncio.create_task(run_process(["sh", "-c", f"sleep 600 & echo $$ $! > {pids}; wait"], limits=Limits()))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    time.sleep(0.05)  # noqa: ASYNC251  # the program goes on while the loop stands still: its children start before asyncio knows of it
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, 20)
+    started = pids.read_text().split() if pids.exists() else []
+    assert await until(lambda: not any(is_alive(int(pid)) for pid in started))
+
+
+async def test_a_program_that_left_its_group_does_not_hold_the_caller(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    code = f"setsid sh -c 'echo $$ > {pid}; exec sleep 600' & while [ ! -s {pid} ]; do :; done"
+    try:
+        ended = await asyncio.wait_for(run_process(["sh", "-c", code], limits=Limits(wall_s=2)), 20)
+        assert ended.reason == "wall_time"  # its output is still open: nobody knows whether more will come
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
 async def test_what_a_program_leaves_in_the_background_ends_with_it(tmp_path: Path) -> None:
     start_s = time.monotonic()
     ended = await run_process(["sh", "-c", "sleep 600 & echo $!"], limits=Limits())
