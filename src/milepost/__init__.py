@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from milepost.client.identity import Credentials as Credentials
     from milepost.client.sync import Client as Client
     from milepost.client.sync import JobHandle as JobHandle
+    from milepost.engine.admission import Admission as Admission
+    from milepost.engine.admission import Admitted as Admitted
     from milepost.engine.context import Cancel as Cancel
     from milepost.engine.context import Running as Running
     from milepost.engine.context import RunningInThread as RunningInThread
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from milepost.errors import Unavailable as Unavailable
     from milepost.errors import UnknownKind as UnknownKind
     from milepost.errors import Unreachable as Unreachable
+    from milepost.errors import VersionConflict as VersionConflict
     from milepost.errors import WaitTimeout as WaitTimeout
     from milepost.job import Event as Event
     from milepost.job import Failure as Failure
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from milepost.job import SubJob as SubJob
     from milepost.process import Limits as Limits
     from milepost.store import Resource as Resource
+    from milepost.store import Write as Write
     from milepost.wire import JobView as JobView
 
     __version__: str
@@ -64,6 +68,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "milepost.client.cadence": ("Cadence",),
     "milepost.client.identity": ("Credentials",),
     "milepost.client.sync": ("Client", "JobHandle"),
+    "milepost.engine.admission": ("Admission", "Admitted"),
     "milepost.engine.context": ("Cancel", "Running", "RunningInThread", "Snooze", "SubOutcome"),
     "milepost.engine.isolated": ("IsolatedRunning",),
     "milepost.engine.kinds": ("kind",),
@@ -90,11 +95,12 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "Unavailable",
         "UnknownKind",
         "Unreachable",
+        "VersionConflict",
         "WaitTimeout",
     ),
     "milepost.job": ("Event", "Failure", "Progress", "State", "SubJob"),
     "milepost.process": ("Limits",),
-    "milepost.store": ("Resource",),
+    "milepost.store": ("Resource", "Write"),
     "milepost.wire": ("JobView",),
     "msgspec": ("Struct",),
 }

@@ -7,7 +7,8 @@ MilepostError
 │   ├── NotFound               never existed, or belongs to another project
 │   ├── Expired                existed; its final state is in `state`
 │   ├── Conflict               the job is in a state that does not allow it
-│   │   └── IdempotencyConflict
+│   │   ├── IdempotencyConflict
+│   │   └── VersionConflict    somebody else changed what was read
 │   ├── Unauthenticated
 │   ├── Forbidden
 │   └── LimitExceeded          a documented limit: `limit`, `allowed`, `seen`
@@ -104,6 +105,12 @@ class IdempotencyConflict(Conflict):
     """The idempotency key was used with another body."""
 
     code = "idempotency_conflict"
+
+
+class VersionConflict(Conflict):
+    """What was read has been changed by somebody else: read it again."""
+
+    code = "version_conflict"
 
 
 class Unauthenticated(CallerError):

@@ -108,6 +108,7 @@ class Submission(msgspec.Struct, kw_only=True, gc=False):
     """
 
     kind: str
+    id: JobId | None = None  # None: the store makes one
     input: bytes = b"{}"
     project: ProjectId = ProjectId("default")
     queue: str = "default"
@@ -118,6 +119,7 @@ class Submission(msgspec.Struct, kw_only=True, gc=False):
     attempts_max: int = 1
     timeout_s: float | None = None  # of one attempt
     deadline_us: int | None = None  # of the whole job
+    expires_us: int | None = None  # of a held job: not released by then, it is removed
     idempotency_key: str | None = None
     body_hash: str | None = None  # of the request that carried the key
     callback: Callback | None = None

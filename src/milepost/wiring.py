@@ -126,6 +126,7 @@ class System:
         self.store, self.settings, self.clock = store, settings, clock
         # A server in memory leaves nothing behind: its jobs have their folders among the temporary files.
         self._folder = tempfile.TemporaryDirectory(prefix="milepost-") if settings.data == ":memory:" else None
+        self.folder = settings.data_dir if self._folder is None else Path(self._folder.name)
         self.dispatch = EmbeddedDispatch(clock)
         self.service = Service(store, self.dispatch, kinds, clock, settings)
         self.identities = Identities(store, clock, settings)
@@ -136,7 +137,7 @@ class System:
             self.service,
             clock,
             settings,
-            scratch=settings.data_dir / "scratch" if self._folder is None else Path(self._folder.name),
+            scratch=self.folder / "scratch",
             objects=objects,
             send=self._send,
             encode_callback=encode_callback,

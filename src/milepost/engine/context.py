@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from milepost.errors import Conflict, JobCancelled, JobFailed, PartialFailure
+from milepost.engine.admission import Admission, View
+from milepost.errors import CallerError, Conflict, JobCancelled, JobFailed, PartialFailure, PermanentError, VersionConflict
 from milepost.job import Claim, Failure, Job, Progress, State, SubJob
 
 if TYPE_CHECKING:
+    from milepost.engine.kinds import Admit
     from milepost.settings import Settings
-    from milepost.store import Resource
-
+    from milepost.store import Resource, Write
 
 T = TypeVar("T")
+
+
+ADMISSIONS_MAX = 8
 
 
 class Suspend(BaseException):
@@ -86,13 +90,22 @@ class SubOutcome(msgspec.Struct, frozen=True):
 class Resources:
     """Things that jobs make, written under the job's fence: a worker that lost its lease cannot write them."""
 
-    def __init__(self, store: Any, claim: Claim) -> None:
-        self._store, self._claim = store, claim
+    def __init__(self, store: Any, claim: Claim, project: str) -> None:
+        self._store, self._claim, self._project = store, claim, project
 
     async def put(self, resource: Resource, *, if_version: int | None = None) -> Resource:
-        """Errors: Conflict when the lease was lost, or the stored version is not if_version (0: must be new)."""
+        """Errors: VersionConflict when the stored version is not if_version (0: must be new), Conflict for a lost lease."""
         stored: Resource = await self._store.put_resource(resource, claim=self._claim, if_version=if_version)
         return stored
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        """All of them in one transaction, or none.  Errors: VersionConflict, Conflict when the lease was lost."""
+        await self._store.write_resources(writes, claim=self._claim)
+
+    async def list(self, type: str) -> list[Resource]:
+        """The project's own, oldest first."""
+        found: list[Resource] = await self._store.list_resources(type, project=self._project)
+        return found
 
     async def get(self, type: str, id: str) -> Resource:
         """Errors: NotFound."""
@@ -144,8 +157,11 @@ class Running(JobFacts):
         objects: Objects | None,
         store: Any,
         now_us: Callable[[], int],
+        folder: Path | None = None,
+        admission: Admit | None = None,
     ) -> None:
         self.job = job
+        self._folder, self._admission = folder, admission
         self.claim = claim
         self.settings = settings
         self.now_us = now_us
@@ -167,6 +183,12 @@ class Running(JobFacts):
         return folder
 
     @property
+    def folder(self) -> Path:
+        """Where files lie that outlive their job: the server's data folder, a temporary one when it keeps its data in memory."""
+        assert self._folder is not None
+        return self._folder
+
+    @property
     def objects(self) -> Objects:
         """Object storage.  Errors: Conflict when the server has none."""
         if self._objects is None:
@@ -176,7 +198,36 @@ class Running(JobFacts):
     @property
     def resources(self) -> Resources:
         """Things that jobs make and that outlive them."""
-        return Resources(self._store, self.claim)
+        return Resources(self._store, self.claim, self.project)
+
+    async def admit(self, spec: Any) -> Any:
+        """Reserve now what a submit reserves: for a sub-job whose parent did not.  The input as it was admitted.
+
+        Errors: PermanentError with the reason of the refusal, Conflict when the lease was lost.
+        """
+        assert self._admission is not None, "the kind has no admit function"
+        for tries_left in reversed(range(ADMISSIONS_MAX)):
+            ask = Admission(
+                job_id=self.job.id,
+                project=self.job.project,
+                origin=self.job.origin,
+                held=False,
+                now_us=self.now_us(),
+                settings=self.settings,
+                resources=View(self._store, self.job.project),
+            )
+            try:
+                admitted = await self._admission(ask, spec)
+            except CallerError as error:
+                raise PermanentError(error.fields.get("reason", error.code), error.message) from error
+            try:
+                await self.resources.write(admitted.writes)
+            except VersionConflict:
+                if not tries_left:
+                    raise
+            else:
+                return admitted.input
+        raise AssertionError("unreachable")
 
     async def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:
         """Say how far it is; cheap to call often: at most one write a second is made, and the last one always."""

@@ -215,6 +215,8 @@ class Executor:
             report=attempt.reporter.report,
             sub_outcomes=outcomes,
             scratch=self._scratch,
+            folder=self._scratch.parent,
+            admission=self._kinds.get(job.kind).admit,
             settings=self._settings,
             objects=self._objects,
             store=self._store,

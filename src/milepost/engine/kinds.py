@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeVar, get_type_hints
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
@@ -17,8 +17,12 @@ from milepost.errors import InvalidInput, UnknownKind
 from milepost.job import PRIORITY_DEFAULT, State
 from milepost.process import Limits
 
+if TYPE_CHECKING:
+    from milepost.engine.admission import Admission, Admitted
+
 Style = Literal["async", "thread", "isolated"]
 F = TypeVar("F", bound=Callable[..., Any])
+Admit = Callable[["Admission", Any], Awaitable["Admitted"]]
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +41,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     keep_s: dict[State, float] = {}  # retention by final state; missing: the setting's
     description: str = ""
     decoder: msgspec.json.Decoder[Any] | None = None
+    admit: Admit | None = None
 
     def read_input(self, raw: bytes) -> Any:
         """The typed input.  Errors: InvalidInput with the path of the field."""
@@ -100,6 +105,7 @@ class Kinds:
         isolated: bool = False,
         limits: Limits | None = None,
         keep_s: dict[State, float] | None = None,
+        admit: Admit | None = None,
     ) -> Callable[[F], F]:
         """Register the function under `name`; the function itself is returned unchanged.
 
@@ -108,6 +114,7 @@ class Kinds:
         one an `IsolatedRunning`.
         queue, priority (0 is first, 9 last), attempts: defaults that a submission may replace.  timeout_s: of one attempt.
         isolated: run it in a subprocess, with these limits.  keep_s: how long its jobs are kept, by final state.
+        admit: checks and reserves when a job is submitted, before it exists; see `Admission`.
         Errors: TypeError when the function has another shape, or is async and isolated; ValueError when the name is taken.
         """
 
@@ -131,6 +138,7 @@ class Kinds:
                     keep_s=keep_s or {},
                     description=inspect.getdoc(function) or "",
                     decoder=None if input_type is None else msgspec.json.Decoder(input_type),
+                    admit=admit,
                 )
             )
             return function

@@ -5,18 +5,26 @@ One object with the rules that every wire shares, so that no facade has its own 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import msgspec
 
 from milepost.dispatch import Dispatch
+from milepost.engine.admission import Admission, View
 from milepost.engine.kinds import Kind, Kinds
-from milepost.errors import Conflict, Expired, InvalidInput, LimitExceeded
-from milepost.job import FINAL, PRIORITY_FIRST, PRIORITY_LAST, Job, JobId, ProjectId, State, Submission, Tombstone
-from milepost.store import Added, JobQuery, Store
+from milepost.errors import Conflict, Expired, InvalidInput, LimitExceeded, VersionConflict
+from milepost.job import FINAL, PRIORITY_FIRST, PRIORITY_LAST, Job, JobId, ProjectId, State, Submission, Tombstone, new_job_id
+from milepost.store import Added, JobQuery, Store, Write
 
 if TYPE_CHECKING:
     from milepost.clock import Clock
     from milepost.settings import Settings
+
+
+ADMISSIONS_MAX = 8  # times an admission is asked again when another write came between
 
 
 class Service:
@@ -24,6 +32,7 @@ class Service:
 
     def __init__(self, store: Store, dispatch: Dispatch, kinds: Kinds, clock: Clock, settings: Settings) -> None:
         self.store, self.dispatch, self.kinds, self.clock, self.settings = store, dispatch, kinds, clock, settings
+        self._gates: WeakValueDictionary[ProjectId, asyncio.Lock] = WeakValueDictionary()
 
     # --- submit ----------------------------------------------------------------------------------------------------
 
@@ -79,9 +88,12 @@ class Service:
         return Submission(kind=kind_name, **given)
 
     async def submit(self, submission: Submission) -> Added:
-        """On disk when it returns.  Errors: those of `check`, IdempotencyConflict, StoreUnavailable."""
+        """On disk when it returns.  Errors: those of `check` and of the kind's `admit`, IdempotencyConflict, StoreUnavailable."""
         self.check(submission)
-        (added,) = await self.store.add_jobs((submission,), now_us=self.clock.now_us())
+        if self.kinds.get(submission.kind).admit is None:
+            (added,) = await self.store.add_jobs((submission,), now_us=self.clock.now_us())
+        else:
+            (added,) = await self._add_admitted((submission,))
         if added.created:
             self._announce(added.job)
         return added
@@ -101,12 +113,52 @@ class Service:
             except LimitExceeded as error:
                 error.fields["path"] = f"$[{index}]{error.fields['path'].removeprefix('$')}"
                 raise
-        added = await self.store.add_jobs(submissions, now_us=self.clock.now_us())
+        if any(self.kinds.get(one.kind).admit is not None for one in submissions):
+            added = await self._add_admitted(submissions)
+        else:
+            added = await self.store.add_jobs(submissions, now_us=self.clock.now_us())
         for queue in {one.job.queue for one in added if one.created}:
             self.dispatch.announce(queue)
         if any(one.job.run_at_us > one.job.created_us for one in added):
             self.dispatch.reschedule()
         return added
+
+    async def _add_admitted(self, submissions: Sequence[Submission]) -> list[Added]:
+        """The jobs with what their kinds reserve for them, in one transaction.  All are of one project."""
+        project = submissions[0].project
+        gate = self._gates.setdefault(project, asyncio.Lock())
+        async with gate:
+            for tries_left in reversed(range(ADMISSIONS_MAX)):
+                now_us = self.clock.now_us()
+                view = View(self.store, project)
+                asked = [await self._admit(one, view, now_us) for one in submissions]
+                try:
+                    return await self.store.add_jobs(
+                        [one for one, _ in asked], now_us=now_us, writes=[writes for _, writes in asked]
+                    )
+                except VersionConflict:
+                    if not tries_left:
+                        raise
+        raise AssertionError("unreachable")
+
+    async def _admit(self, submission: Submission, view: View, now_us: int) -> tuple[Submission, Sequence[Write]]:
+        kind = self.kinds.get(submission.kind)
+        key = submission.idempotency_key
+        if kind.admit is None or (key is not None and await self.store.has_key(submission.project, key)):
+            return submission, ()
+        job_id = submission.id or new_job_id()
+        ask = Admission(
+            job_id=job_id,
+            project=submission.project,
+            origin=submission.origin,
+            held=submission.held,
+            now_us=now_us,
+            settings=self.settings,
+            resources=view,
+        )
+        admitted = await kind.admit(ask, kind.read_input(submission.input))
+        await view.add(admitted.writes)
+        return msgspec.structs.replace(submission, id=job_id, input=msgspec.json.encode(admitted.input)), admitted.writes
 
     def _announce(self, job: Job) -> None:
         if job.run_at_us > job.created_us:
@@ -121,10 +173,10 @@ class Service:
         return self._live(await self.store.get_job(job_id, project=project))
 
     def _live(self, found: Job | Tombstone) -> Job:
-        if isinstance(found, Job) and (
-            found.state not in FINAL or found.expires_us is None or found.expires_us > self.clock.now_us()
-        ):
-            return found
+        if isinstance(found, Job):
+            may_expire = found.state in FINAL or found.state is State.HELD
+            if not may_expire or found.expires_us is None or found.expires_us > self.clock.now_us():
+                return found
         raise Expired(f"job {found.id} has expired; it was {found.state}", job_id=found.id, state=found.state)
 
     async def list(self, query: JobQuery) -> list[Job]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class AppState:
-    """`engine` is set by the composition root once it runs; health and metrics read it, nothing else does."""
+    """`engine` and `machines` are set by the composition root once they run."""
 
     __slots__ = (
         "clock",
@@ -28,6 +28,7 @@ class AppState:
         "hub",
         "identities",
         "kinds",
+        "machines",
         "objects",
         "rates",
         "service",
@@ -57,3 +58,4 @@ class AppState:
         self.rates, self.slots, self.hub, self.http = rates, slots, hub, http
         self.shown: dict[bytes, bytes] = {}  # ETag -> the job's text: see `jobs`
         self.engine: Any = None
+        self.machines: Any = None  # what knows whether a server's machine really runs; None: no servers here

@@ -16,6 +16,8 @@ Rules of every implementation
 11. Reads never wait for writers.
 12. Every method may be called from any event loop of the process.
 13. A pruned job leaves a tombstone; its sub-jobs go with their root.
+14. The writes that come with a submission are made in its transaction, or not at all; a submission whose idempotency key has a
+    job already makes none.
 """
 
 from __future__ import annotations
@@ -140,6 +142,17 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     version: int
 
 
+class Write(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of a resource: put it whole, or delete it.
+
+    `if_version` is the version that must be stored: 0 for «must be new», None for any.
+    """
+
+    resource: Resource
+    if_version: int | None = None
+    delete: bool = False
+
+
 class Project(msgspec.Struct, frozen=True):
     """Who jobs belong to; `callback_secret` signs its callbacks."""
 
@@ -227,8 +240,17 @@ class Store(Protocol):
 
     # --- submit and read -------------------------------------------------------------------------------------------
 
-    async def add_jobs(self, submissions: Sequence[Submission], *, now_us: int) -> list[Added]:
-        """All are stored, or none.  Errors: IdempotencyConflict (names the key and the job that has it)."""
+    async def add_jobs(
+        self, submissions: Sequence[Submission], *, now_us: int, writes: Sequence[Sequence[Write]] = ()
+    ) -> list[Added]:
+        """All are stored, or none.  `writes`, where given, has the resource writes of each submission.
+
+        Errors: IdempotencyConflict (names the key and the job that has it), VersionConflict.
+        """
+        ...
+
+    async def has_key(self, project: ProjectId, key: str) -> bool:
+        """Whether a job has this idempotency key."""
         ...
 
     async def get_job(self, job_id: JobId, *, project: ProjectId | None = None) -> Job | Tombstone:
@@ -305,7 +327,7 @@ class Store(Protocol):
         ...
 
     async def release_job(self, job_id: JobId, *, project: ProjectId | None, now_us: int) -> Job:
-        """Held becomes ready.  Errors: NotFound, Expired, Conflict when it is not held."""
+        """Held becomes ready, and its expiry is forgotten.  Errors: NotFound, Expired, Conflict when it is not held."""
         ...
 
     # --- loops -----------------------------------------------------------------------------------------------------
@@ -324,7 +346,7 @@ class Store(Protocol):
 
     async def next_deadline_us(self) -> int | None: ...
     async def prune(self, *, now_us: int, keep_tombstone_s: float, keep_deliveries_s: float, limit: int) -> list[JobId]:
-        """Remove expired roots with their trees, old tombstones and old deliveries; returns the ids of all removed jobs."""
+        """Remove expired roots (held ones too) with their trees, old tombstones and old deliveries; the ids of removed jobs."""
         ...
 
     # --- queues ----------------------------------------------------------------------------------------------------
@@ -363,8 +385,12 @@ class Store(Protocol):
     async def put_resource(self, resource: Resource, *, claim: Claim | None = None, if_version: int | None = None) -> Resource:
         """Write it whole; `version` of the argument is ignored.  `if_version`: 0 for «must be new».
 
-        Errors: Conflict when if_version is not the stored one, or when `claim` no longer holds its job.
+        Errors: VersionConflict when if_version is not the stored one, Conflict when `claim` no longer holds its job.
         """
+        ...
+
+    async def write_resources(self, writes: Sequence[Write], *, claim: Claim | None = None) -> None:
+        """All of them, or none.  Errors: as put_resource."""
         ...
 
     async def get_resource(self, type: str, id: str) -> Resource:
@@ -426,4 +452,5 @@ __all__ = [
     "SubCounts",
     "Token",
     "User",
+    "Write",
 ]

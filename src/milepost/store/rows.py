@@ -100,7 +100,7 @@ def new_job(submission: Submission, job_id: JobId, now_us: int) -> Job:
         started_us=None,
         ended_us=None,
         updated_us=now_us,
-        expires_us=None,
+        expires_us=submission.expires_us if submission.held else None,
         version=1,
         fence=0,
         lease_by=None,
@@ -132,6 +132,7 @@ def job_params(job: Job, submission: Submission) -> tuple[Any, ...]:
         text(job.labels) if job.labels else None,
         text(job.origin) if job.origin else None,
         submission.input.decode(),
+        job.expires_us,
     )
 
 

@@ -48,12 +48,12 @@ from milepost.job import (
     WorkerId,
     new_job_id,
 )
-from milepost.store import NEVER, Added, JobQuery, Listener, Queue, QueueDepth, Renewal, StoreStats, SubCounts
+from milepost.store import NEVER, Added, JobQuery, Listener, Queue, QueueDepth, Renewal, StoreStats, SubCounts, Write
 from milepost.store.migrate import migrate_sqlite
 from milepost.store.rows import event_from_row, job_from_row, job_params, new_job, text
 from milepost.store.sqlite_lists import depths_of, list_sql
 from milepost.store.sqlite_records import SQL as RECORD_SQL
-from milepost.store.sqlite_records import SqliteRecords
+from milepost.store.sqlite_records import SqliteRecords, apply_writes, check_writes
 from milepost.store.statements import load
 from milepost.store.writer import Transaction, Writer, unavailable
 
@@ -266,10 +266,15 @@ class SqliteStore(SqliteRecords):
 
     # --- submit and read -------------------------------------------------------------------------------------------
 
-    async def add_jobs(self, submissions: Sequence[Submission], *, now_us: int) -> list[Added]:
-        if any(one.idempotency_key is not None for one in submissions):
-            return await self._writer.do(_add_keyed, submissions, now_us)  # type: ignore[no-any-return]
+    async def add_jobs(
+        self, submissions: Sequence[Submission], *, now_us: int, writes: Sequence[Sequence[Write]] = ()
+    ) -> list[Added]:
+        if writes or any(one.idempotency_key is not None for one in submissions):
+            return await self._writer.do(_add_checked, submissions, now_us, writes)  # type: ignore[no-any-return]
         return await self._writer.add(_add_plain, submissions, now_us)  # type: ignore[no-any-return]
+
+    async def has_key(self, project: ProjectId, key: str) -> bool:
+        return self._read.execute(SQL.find_key, (project, key)).fetchone() is not None
 
     async def get_job(self, job_id: JobId, *, project: ProjectId | None = None) -> Job | Tombstone:
         row = self._read.execute(SQL.get_job, (job_id,)).fetchone()
@@ -450,7 +455,7 @@ def _add_plain(tx: Transaction, submissions: Sequence[Submission], now_us: int) 
 
 
 def _add_row(tx: Transaction, submission: Submission, now_us: int) -> Added:
-    job = new_job(submission, new_job_id(), now_us)
+    job = new_job(submission, submission.id or new_job_id(), now_us)
     tx.job_rows.append(job_params(job, submission))
     _emit(tx, (job.id, job.id, job.project), 1, EventType.SUBMITTED, job.state, now_us, None)
     if job.labels:
@@ -463,20 +468,13 @@ def _add_labels(tx: Transaction, job: Job) -> None:
         tx.execute(SQL.add_label, (job.project, key, value, job.id))
 
 
-def _add_keyed(tx: Transaction, submissions: Sequence[Submission], now_us: int) -> list[Added]:
-    known: dict[tuple[str, str], tuple[str, str | None]] = {}
-    for one in submissions:  # check all before anything is written
-        if one.idempotency_key is None:
-            continue
-        place = (one.project, one.idempotency_key)
-        had = known.get(place) or tx.execute(SQL.find_key, place).fetchone()
-        if had is not None and had[1] != one.body_hash:
-            raise IdempotencyConflict(
-                f"idempotency key {one.idempotency_key!r} was used with another body" + (f" by job {had[0]}" if had[0] else ""),
-                job_id=had[0] or None,
-                hint="send the same body, or another key",
-            )
-        known[place] = had or ("", one.body_hash)
+def _add_checked(
+    tx: Transaction, submissions: Sequence[Submission], now_us: int, writes: Sequence[Sequence[Write]]
+) -> list[Added]:
+    """Submissions with idempotency keys or writes: all are checked before anything is written."""
+    taken = _taken_keys(tx, submissions)
+    wanted = [write for one, own in zip(submissions, writes, strict=False) if one.idempotency_key not in taken for write in own]
+    check_writes(tx, wanted)
     made: list[Added] = []
     for one in submissions:
         row = None
@@ -487,7 +485,29 @@ def _add_keyed(tx: Transaction, submissions: Sequence[Submission], now_us: int) 
             continue
         made.append(_add_row(tx, one, now_us))
         tx.execute(SQL.add_job, tx.job_rows.pop())
+    apply_writes(tx, wanted)
     return made
+
+
+def _taken_keys(tx: Transaction, submissions: Sequence[Submission]) -> set[str]:
+    """The keys that have a job already.  Errors: IdempotencyConflict."""
+    taken: set[str] = set()
+    known: dict[tuple[str, str], tuple[str, str | None]] = {}
+    for one in submissions:  # check all before anything is written
+        if one.idempotency_key is None:
+            continue
+        place = (one.project, one.idempotency_key)
+        had = known.get(place) or tx.execute(SQL.find_key, place).fetchone()
+        if had is not None:
+            taken.add(one.idempotency_key)
+        if had is not None and had[1] != one.body_hash:
+            raise IdempotencyConflict(
+                f"idempotency key {one.idempotency_key!r} was used with another body" + (f" by job {had[0]}" if had[0] else ""),
+                job_id=had[0] or None,
+                hint="send the same body, or another key",
+            )
+        known[place] = had or ("", one.body_hash)
+    return taken
 
 
 def _claim(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit: int, last_chance: int) -> list[Claimed]:
@@ -695,6 +715,8 @@ def _release(tx: Transaction, job_id: JobId, project: ProjectId | None, now_us: 
     job = _find(tx, job_id, project)
     if job.state is not State.HELD:
         raise Conflict(f"job {job_id} is {job.state}, not held", job_id=job_id, state=job.state)
+    if job.expires_us is not None and job.expires_us <= now_us:
+        raise Expired(f"job {job_id} has expired; it was never released", job_id=job_id, state=job.state)
     (version,) = tx.execute(SQL.release_job, (job_id, 1 if job.run_at_us <= now_us else 0, now_us)).fetchone()
     _emit(tx, (job.id, job.root_id, job.project), version, EventType.RELEASED, State.READY, now_us, None)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from milepost.errors import Conflict, NotFound
+from milepost.errors import Conflict, NotFound, VersionConflict
 from milepost.job import Claim, EventType, JobId, ProjectId
-from milepost.store import AccessKey, Delivery, Grant, Project, Resource, Token, User
+from milepost.store import AccessKey, Delivery, Grant, Project, Resource, Token, User, Write
 from milepost.store.statements import load
 from milepost.store.writer import Transaction, Writer
 
@@ -114,6 +114,9 @@ class SqliteRecords:
         rows = await self._read_thread(lambda connection: connection.execute(SQL.list_resources, (type, project)).fetchall())
         return [_resource(row) for row in rows]
 
+    async def write_resources(self, writes: Sequence[Write], *, claim: Claim | None = None) -> None:
+        await self._writer.do(_write_resources, writes, claim)
+
     async def delete_resource(self, type: str, id: str, *, claim: Claim | None = None) -> bool:
         return await self._writer.do(_delete_resource, type, id, claim)  # type: ignore[no-any-return]
 
@@ -210,13 +213,42 @@ def _check_claim(tx: Transaction, claim: Claim | None) -> None:
         raise Conflict(f"the lease of job {claim.job_id} was lost", job_id=claim.job_id)
 
 
+def check_writes(tx: Transaction, writes: Sequence[Write]) -> None:
+    """Whether all of them can be made, one after the other.  Errors: VersionConflict."""
+    versions: dict[tuple[str, str], int] = {}
+    for write in writes:
+        resource, place = write.resource, (write.resource.type, write.resource.id)
+        stored = versions.get(place)
+        if stored is None:
+            row = tx.execute(SQL.get_resource, place).fetchone()
+            stored = 0 if row is None else row[6]
+        if write.if_version is not None and stored != write.if_version:
+            raise VersionConflict(f"{resource.type} {resource.id} has version {stored}, not {write.if_version}")
+        versions[place] = 0 if write.delete else stored + 1
+
+
+def apply_writes(tx: Transaction, writes: Sequence[Write]) -> None:
+    """Make them; they were checked."""
+    for write in writes:
+        if write.delete:
+            tx.execute(SQL.delete_resource, (write.resource.type, write.resource.id))
+        else:
+            _put_row(tx, write.resource)
+
+
+def _write_resources(tx: Transaction, writes: Sequence[Write], claim: Claim | None) -> None:
+    _check_claim(tx, claim)
+    check_writes(tx, writes)
+    apply_writes(tx, writes)
+
+
 def _put_resource(tx: Transaction, resource: Resource, claim: Claim | None, if_version: int | None) -> Resource:
     _check_claim(tx, claim)
-    if if_version is not None:
-        row = tx.execute(SQL.get_resource, (resource.type, resource.id)).fetchone()
-        stored = 0 if row is None else row[6]
-        if stored != if_version:
-            raise Conflict(f"{resource.type} {resource.id} has version {stored}, not {if_version}")
+    check_writes(tx, [Write(resource=resource, if_version=if_version)])
+    return _put_row(tx, resource)
+
+
+def _put_row(tx: Transaction, resource: Resource) -> Resource:
     created_us, version = tx.execute(
         SQL.put_resource,
         (resource.type, resource.id, resource.project, resource.doc.decode(), resource.created_us, resource.updated_us),

@@ -1,11 +1,12 @@
 -- Jobs and their events.  Every UPDATE repeats the state it may leave, so that a final row cannot change.
 
 -- name: add_job
--- params: id, kind, state, project, queue, priority, due, run_at_us, attempts_max, timeout_s, deadline_us, parent_id, root_id, position, retry_of, callback_url, idempotency_key, body_hash, now_us, labels, origin, input
+-- params: id, kind, state, project, queue, priority, due, run_at_us, attempts_max, timeout_s, deadline_us, parent_id, root_id, position, retry_of, callback_url, idempotency_key, body_hash, now_us, labels, origin, input, expires_us
 INSERT INTO job (id, kind, state, project, queue, priority, due, run_at_us, attempts_max, timeout_s, deadline_us, parent_id, root_id,
-                 position, retry_of, callback_url, idempotency_key, body_hash, created_us, updated_us, version, labels, origin, input)
+                 position, retry_of, callback_url, idempotency_key, body_hash, created_us, updated_us, version, labels, origin, input,
+                 expires_us)
 VALUES (:id, :kind, :state, :project, :queue, :priority, :due, :run_at_us, :attempts_max, :timeout_s, :deadline_us, :parent_id, :root_id,
-        :position, :retry_of, :callback_url, :idempotency_key, :body_hash, :now_us, :now_us, 1, :labels, :origin, :input);
+        :position, :retry_of, :callback_url, :idempotency_key, :body_hash, :now_us, :now_us, 1, :labels, :origin, :input, :expires_us);
 
 -- name: add_label
 -- params: project, key, value, job_id
@@ -152,7 +153,7 @@ SELECT id, state FROM job
 
 -- name: release_job
 -- params: id, due, now_us
-UPDATE job SET state = 'ready', due = :due, version = version + 1, updated_us = :now_us WHERE id = :id AND state = 'held'
+UPDATE job SET state = 'ready', due = :due, expires_us = NULL, version = version + 1, updated_us = :now_us WHERE id = :id AND state = 'held'
 RETURNING version;
 
 -- name: promote_due
@@ -210,7 +211,7 @@ SELECT event.id, event.job_id, job.root_id, job.project, event.seq, event.type, 
 -- A root that failed by its deadline may end before a sub-job that a worker still runs: it is kept until that one ended too.
 -- params: now_us, limit
 SELECT id FROM job
- WHERE expires_us IS NOT NULL AND expires_us <= :now_us AND parent_id IS NULL AND ended_us IS NOT NULL
+ WHERE expires_us IS NOT NULL AND expires_us <= :now_us AND parent_id IS NULL AND (ended_us IS NOT NULL OR state = 'held')
    AND NOT EXISTS (SELECT 1 FROM job AS sub
                     WHERE sub.root_id = job.id AND sub.parent_id IS NOT NULL AND sub.ended_us IS NULL)
  ORDER BY expires_us LIMIT :limit;
@@ -223,7 +224,7 @@ SELECT id FROM job WHERE root_id = :root_id AND parent_id IS NOT NULL LIMIT :lim
 -- name: bury_jobs
 -- params: ids, now_us
 INSERT INTO tombstone (id, project, kind, state, ended_us, expired_us)
-SELECT id, project, kind, state, ended_us, :now_us FROM job WHERE id IN (SELECT value FROM json_each(:ids)) AND ended_us IS NOT NULL;
+SELECT id, project, kind, state, COALESCE(ended_us, :now_us), :now_us FROM job WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: delete_jobs
 -- params: ids
