@@ -23,7 +23,6 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-
 T = TypeVar("T")
 
 

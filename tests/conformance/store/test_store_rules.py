@@ -8,7 +8,15 @@ import threading
 import pytest
 from store_house import BROKEN, KEEP_S, OK, STOPPED, House, ids_of, submission, subs
 
-from milepost.errors import Conflict, Expired, IdempotencyConflict, MilepostError, NotFound, StoreUnavailable
+from milepost.errors import (
+    Conflict,
+    Expired,
+    IdempotencyConflict,
+    MilepostError,
+    NotFound,
+    StoreUnavailable,
+    VersionConflict,
+)
 from milepost.job import (
     FINAL,
     Claim,
@@ -25,7 +33,7 @@ from milepost.job import (
     Suspended,
     WorkerId,
 )
-from milepost.store import JobQuery, Resource
+from milepost.store import JobQuery, Resource, Write
 
 # --- 1: on disk when it returns, nothing when it raises --------------------------------------------------------------------
 
@@ -731,6 +739,85 @@ async def test_rule_13_tombstones_go_after_their_own_time(house: House) -> None:
     await house.prune(keep_tombstone_s=100)
     with pytest.raises(NotFound):
         await house.store.get_job(claimed.job.id)
+
+
+async def test_rule_13_a_held_job_that_nobody_released_goes_at_its_expiry_and_a_released_one_stays(house: House) -> None:
+    until_us = house.now_us + 10_000_000
+    unpaid = await house.add(held=True, expires_us=until_us)
+    paid = await house.add(held=True, expires_us=until_us)
+    patient = await house.add(held=True)
+    ready = await house.add(expires_us=until_us)  # only of a held job
+    await house.store.release_job(paid.id, project=None, now_us=house.now_us)
+    house.clock.advance(9)
+    assert await house.prune() == []
+    house.clock.advance(1)
+    with pytest.raises(Expired):
+        await house.store.release_job(unpaid.id, project=None, now_us=house.now_us)
+    assert await house.prune() == [unpaid.id]
+    assert (await house.buried(unpaid.id)).state is State.HELD
+    assert [await house.state(job.id) for job in (paid, patient, ready)] == [State.READY, State.HELD, State.READY]
+
+
+# --- 14: writes that come with a submission ---------------------------------------------------------------------------------
+
+
+def thing(id: str = "r", doc: bytes = b"1", project: str = "p") -> Resource:
+    return Resource(type="thing", id=id, project=ProjectId(project), doc=doc, created_us=1, updated_us=1, version=0)
+
+
+async def test_rule_14_the_writes_of_a_submission_are_made_with_it(house: House) -> None:
+    old = await house.store.put_resource(thing("old"))
+    writes = [Write(resource=thing("new"), if_version=0), Write(resource=old, if_version=1, delete=True)]
+    (added,) = await house.store.add_jobs([submission(id=JobId("chosen"))], now_us=house.now_us, writes=[writes])
+    assert (added.created, added.job.id) == (True, "chosen")
+    assert [one.id for one in await house.store.list_resources("thing")] == ["new"]
+
+
+@pytest.mark.parametrize("if_version", [0, 2])
+async def test_rule_14_one_stale_write_refuses_all_jobs_and_all_writes(house: House, if_version: int) -> None:
+    await house.store.put_resource(thing("old"))
+    batch = [submission(), submission()]
+    writes = [[Write(resource=thing("new"), if_version=0)], [Write(resource=thing("old", b"2"), if_version=if_version)]]
+    with pytest.raises(VersionConflict):
+        await house.store.add_jobs(batch, now_us=house.now_us, writes=writes)
+    assert await house.store.list_jobs(JobQuery()) == []
+    assert [(one.id, one.doc) for one in await house.store.list_resources("thing")] == [("old", b"1")]
+
+
+async def test_rule_14_writes_of_one_call_build_on_each_other(house: House) -> None:
+    chain = [
+        Write(resource=thing("r", b"1"), if_version=0),
+        Write(resource=thing("r", b"2"), if_version=1),
+        Write(resource=thing("r"), if_version=2, delete=True),
+        Write(resource=thing("r", b"3"), if_version=0),
+    ]
+    await house.store.add_jobs([submission(), submission()], now_us=house.now_us, writes=[chain[:1], chain[1:]])
+    found = await house.store.get_resource("thing", "r")
+    assert (found.doc, found.version) == (b"3", 1)
+
+
+async def test_rule_14_a_submission_whose_key_has_a_job_writes_nothing(house: House) -> None:
+    keyed = submission(idempotency_key="k", body_hash="h")
+    (first,) = await house.store.add_jobs([keyed], now_us=house.now_us, writes=[[Write(resource=thing("one"), if_version=0)]])
+    assert await house.store.has_key(first.job.project, "k")
+    assert not await house.store.has_key(ProjectId("another"), "k")
+    again = [Write(resource=thing("one"), if_version=0), Write(resource=thing("two"), if_version=0)]
+    (second,) = await house.store.add_jobs([keyed], now_us=house.now_us, writes=[again])
+    assert (second.created, second.job.id) == (False, first.job.id)
+    assert [one.id for one in await house.store.list_resources("thing")] == ["one"]
+
+
+async def test_rule_14_several_writes_of_a_running_job_are_one_and_fenced(house: House) -> None:
+    claimed = await house.running()
+    good, stale = Write(resource=thing("a"), if_version=0), Write(resource=thing("b"), if_version=7)
+    with pytest.raises(VersionConflict):
+        await house.store.write_resources([good, stale], claim=claimed.claim)
+    lost = Claim(claimed.job.id, claimed.claim.fence + 1, claimed.claim.worker)
+    with pytest.raises(Conflict):
+        await house.store.write_resources([good], claim=lost)
+    assert await house.store.list_resources("thing") == []
+    await house.store.write_resources([good, Write(resource=thing("b"))], claim=claimed.claim)
+    assert [one.id for one in await house.store.list_resources("thing")] == ["a", "b"]
 
 
 def test_every_numbered_rule_has_a_test() -> None:
