@@ -15,19 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from milepost.engine.admission import Admission, View
-from milepost.errors import CallerError, Conflict, JobCancelled, JobFailed, PartialFailure, PermanentError, VersionConflict
+from milepost.errors import Conflict, JobCancelled, JobFailed, PartialFailure
 from milepost.job import Claim, Failure, Job, Progress, State, SubJob
 
 if TYPE_CHECKING:
-    from milepost.engine.kinds import Admit
     from milepost.settings import Settings
     from milepost.store import Resource, Write
 
 T = TypeVar("T")
-
-
-ADMISSIONS_MAX = 8
 
 
 class Suspend(BaseException):
@@ -158,10 +153,10 @@ class Running(JobFacts):
         store: Any,
         now_us: Callable[[], int],
         folder: Path | None = None,
-        admission: Admit | None = None,
+        reserve: Callable[[Job, Resources, Any], Awaitable[Any]] | None = None,
     ) -> None:
         self.job = job
-        self._folder, self._admission = folder, admission
+        self._folder, self._reserve = folder, reserve
         self.claim = claim
         self.settings = settings
         self.now_us = now_us
@@ -205,29 +200,8 @@ class Running(JobFacts):
 
         Errors: PermanentError with the reason of the refusal, Conflict when the lease was lost.
         """
-        assert self._admission is not None, "the kind has no admit function"
-        for tries_left in reversed(range(ADMISSIONS_MAX)):
-            ask = Admission(
-                job_id=self.job.id,
-                project=self.job.project,
-                origin=self.job.origin,
-                held=False,
-                now_us=self.now_us(),
-                settings=self.settings,
-                resources=View(self._store, self.job.project),
-            )
-            try:
-                admitted = await self._admission(ask, spec)
-            except CallerError as error:
-                raise PermanentError(error.fields.get("reason", error.code), error.message) from error
-            try:
-                await self.resources.write(admitted.writes)
-            except VersionConflict:
-                if not tries_left:
-                    raise
-            else:
-                return admitted.input
-        raise AssertionError("unreachable")
+        assert self._reserve is not None
+        return await self._reserve(self.job, self.resources, spec)
 
     async def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:
         """Say how far it is; cheap to call often: at most one write a second is made, and the last one always."""

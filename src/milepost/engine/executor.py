@@ -216,7 +216,7 @@ class Executor:
             sub_outcomes=outcomes,
             scratch=self._scratch,
             folder=self._scratch.parent,
-            admission=self._kinds.get(job.kind).admit,
+            reserve=self._service.reserve,
             settings=self._settings,
             objects=self._objects,
             store=self._store,

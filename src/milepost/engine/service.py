@@ -15,12 +15,13 @@ import msgspec
 from milepost.dispatch import Dispatch
 from milepost.engine.admission import Admission, View
 from milepost.engine.kinds import Kind, Kinds
-from milepost.errors import Conflict, Expired, InvalidInput, LimitExceeded, VersionConflict
+from milepost.errors import CallerError, Conflict, Expired, InvalidInput, LimitExceeded, PermanentError, VersionConflict
 from milepost.job import FINAL, PRIORITY_FIRST, PRIORITY_LAST, Job, JobId, ProjectId, State, Submission, Tombstone, new_job_id
 from milepost.store import Added, JobQuery, Store, Write
 
 if TYPE_CHECKING:
     from milepost.clock import Clock
+    from milepost.engine.context import Resources
     from milepost.settings import Settings
 
 
@@ -126,8 +127,7 @@ class Service:
     async def _add_admitted(self, submissions: Sequence[Submission]) -> list[Added]:
         """The jobs with what their kinds reserve for them, in one transaction.  All are of one project."""
         project = submissions[0].project
-        gate = self._gates.setdefault(project, asyncio.Lock())
-        async with gate:
+        async with self._gates.setdefault(project, asyncio.Lock()):
             for tries_left in reversed(range(ADMISSIONS_MAX)):
                 now_us = self.clock.now_us()
                 view = View(self.store, project)
@@ -159,6 +159,34 @@ class Service:
         admitted = await kind.admit(ask, kind.read_input(submission.input))
         await view.add(admitted.writes)
         return msgspec.structs.replace(submission, id=job_id, input=msgspec.json.encode(admitted.input)), admitted.writes
+
+    async def reserve(self, job: Job, resources: Resources, spec: Any) -> Any:
+        """What a submit would have reserved, now, for a running sub-job; see `Running.admit`."""
+        admit = self.kinds.get(job.kind).admit
+        assert admit is not None, f"kind {job.kind!r} has no admit function"
+        async with self._gates.setdefault(job.project, asyncio.Lock()):
+            for tries_left in reversed(range(ADMISSIONS_MAX)):
+                ask = Admission(
+                    job_id=job.id,
+                    project=job.project,
+                    origin=job.origin,
+                    held=False,
+                    now_us=self.clock.now_us(),
+                    settings=self.settings,
+                    resources=View(self.store, job.project),
+                )
+                try:
+                    admitted = await admit(ask, spec)
+                except CallerError as error:
+                    raise PermanentError(error.fields.get("reason", error.code), error.message) from error
+                try:
+                    await resources.write(admitted.writes)
+                except VersionConflict:
+                    if not tries_left:
+                        raise
+                else:
+                    return admitted.input
+        raise AssertionError("unreachable")
 
     def _announce(self, job: Job) -> None:
         if job.run_at_us > job.created_us:
