@@ -10,7 +10,8 @@ Rules
 3. HTTP statuses are those of the vendor's tables, although they are sometimes odd: an unknown job is 400.
 
 Source: huaweicloudsdkcore exceptions (nested and gateway forms); opentelekomcloud-docs/elastic-cloud-server
-api-ref/source/appendix/error_codes.rst (Ecs.*, Common.*), opentelekomcloud-docs/elastic-volume-service, the same page (EVS.*), Huawei's API signing guide (APIGW.*).
+api-ref/source/appendix/error_codes.rst (Ecs.*, Common.*); opentelekomcloud-docs/elastic-volume-service, the same page (EVS.*);
+Huawei's API signing guide (APIGW.*).
 """
 
 from __future__ import annotations
@@ -248,7 +249,19 @@ _ELSEWHERE = {
 }
 # These say that something is wrong, not what.
 VAGUE = frozenset(
-    {"Ecs.0002", "Ecs.0003", "Ecs.0005", "EVS.1052", "EVS.2002", "EVS.5400", "EVS.5503", "Ecs.0227", "Ecs.0501", MISSION_FAILS}
+    {
+        "Ecs.0002",
+        "Ecs.0003",
+        "Ecs.0005",
+        "EVS.1052",
+        "EVS.2002",
+        "EVS.5400",
+        "EVS.5503",
+        "Ecs.0207",
+        "Ecs.0227",
+        "Ecs.0501",
+        MISSION_FAILS,
+    }
 )
 
 

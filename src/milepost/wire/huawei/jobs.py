@@ -247,18 +247,20 @@ def _counts(subs: Sequence[Job]) -> str | None:
 
 def _entities(job: Job, service: Service) -> Entities:
     """From the known keys of input and result; the result's win."""
-    asked, made = _read_facts(job.input), _read_facts(job.result)
-    volume_id = made.volume_id or asked.volume_id
+    made = _read_facts(job.result)
+    if service is Service.EVS and made.volume_id and made.name is not None and made.size is not None and made.volume_type:
+        return Entities(volume_id=made.volume_id, name=made.name, size=made.size, volume_type=made.volume_type)
+    asked = _read_facts(job.input)
     if service is Service.ECS:
         return Entities(
             server_id=made.server_id or asked.server_id,
             nic_id=made.nic_id or asked.nic_id,
-            volume_id=volume_id,
+            volume_id=made.volume_id or asked.volume_id,
             image_id=made.image_id,
         )
     spec = asked.volume or _Volume()
     return Entities(
-        volume_id=volume_id,
+        volume_id=made.volume_id or asked.volume_id,
         name=_or(made.name, _or(asked.name, spec.name)),
         size=_or(made.size, _or(asked.size, spec.size)),
         volume_type=made.volume_type or asked.volume_type or spec.volume_type,

@@ -1,17 +1,19 @@
 """Instants as Huawei Cloud writes them: UTC, three digits of milliseconds, a literal Z; `""` for one that has not come.
 
 Source: huaweicloud/huaweicloud-sdk-go openstack/ecs/v1/job; chnsz/golangsdk openstack/dds/v3/jobs (no milliseconds, `Z` or
-`+0000`).
+`+0000`), openstack/cce/v3/nodes (Go's own text of an instant, `2026-03-04 05:06:07.12 +0000 UTC`).
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 from milepost.wire import FIRST_S, LAST_S, from_rfc3339
 
+_GO = re.compile(r" ([+-]\d{4}) [A-Z]{3,4}$")
 MS_MIN = 100_000_000_000  # a number from here on counts milliseconds, not seconds
 
 
@@ -40,6 +42,6 @@ def read_time(value: Any) -> int | None:
         except (OverflowError, ValueError):
             return None
     try:
-        return from_rfc3339(value.strip()) if isinstance(value, str) else None
+        return from_rfc3339(_GO.sub(r"\1", value.strip())) if isinstance(value, str) else None
     except (ValueError, OverflowError):
         return None
