@@ -104,6 +104,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     convert_memory_bytes: Annotated[int, about("address space of one image conversion", ge=1 << 26)] = 2 << 30
     convert_cpu_s: Annotated[int, about("processor time of one image conversion, seconds", ge=1)] = 3600
 
+    # volumes
+    zones: Annotated[str, about("availability zones, comma-separated; the first is the default; empty: any name")] = "az-1"
+    volumes_max: Annotated[int, about("most volumes of one project, those on order included", ge=0)] = 400
+    volumes_gib_max: Annotated[int, about("most GiB of all volumes of one project together", ge=0)] = 32_768
+    volume_concurrency: Annotated[int, about("volumes made, extended or wiped at the same time", ge=1)] = 8
+
     def __post_init__(self) -> None:
         if self.heartbeat_s * 3 > self.lease_s:
             raise InvalidInput(
@@ -115,6 +121,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def data_dir(self) -> Path:
         return Path(self.data).resolve()
+
+    @property
+    def zone_names(self) -> tuple[str, ...]:
+        return tuple(name for zone in self.zones.split(",") if (name := zone.strip()))
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:

@@ -51,7 +51,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
 class Volume(msgspec.Struct, kw_only=True):
     """One volume.  `size_gib` is what a guest sees; `file` is the name of the disk image in the folder `volumes`.
 
-    `job_id` is the job that changes it now; None while nobody does, so it is the volume's lock.
+    `job_id` is the job that changes it now; None while nobody does, so it is the volume's lock.  `status_before` is what its status
+    was then, and what it is again when that job never ran; `size_asked_gib` is what it is being extended to.
     """
 
     id: str
@@ -73,6 +74,8 @@ class Volume(msgspec.Struct, kw_only=True):
     tags: dict[str, str] = {}
     attachments: list[Attachment] = []
     job_id: str | None = None
+    status_before: VolumeStatus | None = None
+    size_asked_gib: int | None = None
     order_id: str | None = None
     user_id: str = ""
     fault: str | None = None  # why its status is an error

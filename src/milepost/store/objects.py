@@ -74,6 +74,10 @@ class ObjectStore:
         except FileNotFoundError:
             return None
 
+    def local_path(self, key: str) -> Path | None:
+        """The object's file on local storage, to be read or linked to and never written; None elsewhere."""
+        return None if self.root is None else self.root / check_key(key)
+
     async def put_file(self, key: str, path: Path, *, on_progress: Progress | None = None) -> None:
         """The file's bytes are the object.  On local storage the file is moved, and copied only from another file system.
 
