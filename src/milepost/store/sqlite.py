@@ -104,6 +104,7 @@ class JobSql(NamedTuple):
     delete_tombstones: str
     delete_old_deliveries: str
     delete_old_tokens: str
+    delete_old_signatures: str
     last_event_id: str
     keep_event_id: str
     prove_write: str
@@ -792,8 +793,9 @@ def _prune(tx: Transaction, now_us: int, limit: int) -> list[JobId]:
 
 
 def _prune_rest(tx: Transaction, now_us: int, keep_tombstone_s: float, keep_deliveries_s: float, limit: int) -> bool:
-    """Old tombstones, deliveries and tokens; whether there may be more."""
+    """Old tombstones, deliveries, tokens and signatures; whether there may be more."""
     tombstones = tx.execute(SQL.delete_tombstones, (now_us - int(keep_tombstone_s * 1e6), limit)).rowcount
     deliveries = tx.execute(SQL.delete_old_deliveries, (now_us - int(keep_deliveries_s * 1e6), limit)).rowcount
     tx.execute(SQL.delete_old_tokens, (now_us,))
-    return bool(max(tombstones, deliveries) >= limit)
+    signatures = tx.execute(SQL.delete_old_signatures, (now_us, limit)).rowcount
+    return bool(max(tombstones, deliveries, signatures) >= limit)

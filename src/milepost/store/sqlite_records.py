@@ -47,6 +47,7 @@ class RecordSql(NamedTuple):
     get_access_key: str
     list_access_keys: str
     delete_access_key: str
+    use_signature: str
 
 
 SQL = load("sqlite", "record", RecordSql)
@@ -196,6 +197,10 @@ class SqliteRecords:
 
     async def delete_access_key(self, id: str) -> bool:
         return await self._writer.do(lambda tx: tx.execute(SQL.delete_access_key, (id,)).rowcount == 1)  # type: ignore[no-any-return]
+
+    async def use_signature(self, digest: str, *, expires_us: int) -> bool:
+        params = (digest, expires_us)
+        return await self._writer.do(lambda tx: tx.execute(SQL.use_signature, params).rowcount == 1)  # type: ignore[no-any-return]
 
 
 # --- operations --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from store_house import BROKEN, KEEP_S, House
 
@@ -247,3 +249,15 @@ async def test_access_keys_are_kept_listed_and_deleted(house: House) -> None:
     assert await store.delete_access_key("k1") is False
     with pytest.raises(NotFound):
         await store.get_access_key("k1")
+
+
+async def test_a_signature_is_used_once_until_it_expires(house: House) -> None:
+    store = house.store
+    expires_us = house.now_us + 10
+    used = await asyncio.gather(*(store.use_signature("s1", expires_us=expires_us) for _ in range(5)))
+    assert sorted(used) == [False] * 4 + [True]
+    assert await store.use_signature("s2", expires_us=expires_us + 60_000_000) is True
+    house.clock.advance(1)
+    await house.prune()
+    assert await store.use_signature("s2", expires_us=expires_us + 60_000_000) is False
+    assert await store.use_signature("s1", expires_us=expires_us) is True, "it is forgotten: its date is refused by now"

@@ -254,6 +254,10 @@ DELETE FROM delivery WHERE id IN (SELECT id FROM delivery WHERE ended_us IS NOT 
 -- params: now_us
 DELETE FROM token WHERE expires_us <= :now_us;
 
+-- name: delete_old_signatures
+-- params: now_us, limit
+DELETE FROM signature WHERE digest IN (SELECT digest FROM signature WHERE expires_us <= :now_us LIMIT :limit);
+
 -- name: last_event_id
 SELECT MAX((SELECT COALESCE(MAX(id), 0) FROM event), (SELECT value FROM meta WHERE key = 'last_event_id'));
 

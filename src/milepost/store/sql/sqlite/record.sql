@@ -139,3 +139,7 @@ SELECT id, secret, user_id, project, created_us, enabled FROM access_key
 -- name: delete_access_key
 -- params: id
 DELETE FROM access_key WHERE id = :id;
+
+-- name: use_signature
+-- params: digest, expires_us
+INSERT INTO signature (digest, expires_us) VALUES (:digest, :expires_us) ON CONFLICT DO NOTHING;
