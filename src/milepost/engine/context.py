@@ -183,6 +183,11 @@ class Running(JobFacts):
         assert self._folder is not None
         return self._folder
 
+    async def waiting_in(self, queue: str) -> int:
+        """How many jobs wait to run in this queue and in those whose names begin with it and a dot, of all projects."""
+        depths = await self._store.queue_depths()
+        return sum(one.ready for one in depths if one.name == queue or one.name.startswith(f"{queue}."))
+
     @property
     def objects(self) -> Objects:
         """Object storage.  Errors: Conflict when the server has none."""

@@ -401,6 +401,10 @@ class Store(Protocol):
         """By created_us, then id."""
         ...
 
+    async def page_resources(self, type: str, *, prefix: str = "", after: str | None = None, limit: int = 1000) -> list[Resource]:
+        """By the bytes of their ids, those that begin with `prefix`, behind `after`."""
+        ...
+
     async def delete_resource(self, type: str, id: str, *, claim: Claim | None = None) -> bool: ...
 
     # --- identity --------------------------------------------------------------------------------------------------

@@ -136,6 +136,34 @@ def job_params(job: Job, submission: Submission) -> tuple[Any, ...]:
     )
 
 
+def plain_params(job: Job, submission: Submission) -> tuple[Any, ...] | None:
+    """The parameters of `add_plain_job`, in order; None for a job with more than it has columns for."""
+    if (
+        job.timeout_s is not None
+        or job.deadline_us is not None
+        or job.callback is not None
+        or job.retry_of is not None
+        or job.expires_us is not None
+        or submission.idempotency_key is not None
+    ):
+        return None
+    return (
+        job.id,
+        job.kind,
+        job.state._value_,
+        job.project,
+        job.queue,
+        job.priority,
+        1 if job.run_at_us <= job.created_us else 0,
+        job.run_at_us,
+        job.attempts_max,
+        job.created_us,
+        text(job.labels) if job.labels else None,
+        text(job.origin) if job.origin else None,
+        submission.input.decode(),
+    )
+
+
 def event_from_row(row: tuple[Any, ...]) -> Event:
     """One row of the `list_*_events` statements."""
     id_, job_id, root_id, project, seq, type_, state, at_us, data = row

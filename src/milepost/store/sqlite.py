@@ -15,7 +15,7 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +50,7 @@ from milepost.job import (
 )
 from milepost.store import NEVER, Added, JobQuery, Listener, Queue, QueueDepth, Renewal, StoreStats, SubCounts, Write
 from milepost.store.migrate import migrate_sqlite
-from milepost.store.rows import event_from_row, job_from_row, job_params, new_job, text
+from milepost.store.rows import event_from_row, job_from_row, job_params, new_job, plain_params, text
 from milepost.store.sqlite_lists import depths_of, list_sql
 from milepost.store.sqlite_records import SQL as RECORD_SQL
 from milepost.store.sqlite_records import SqliteRecords, apply_writes, check_writes
@@ -62,20 +62,22 @@ class JobSql(NamedTuple):
     """The statements of `sql/sqlite/job.sql`."""
 
     add_job: str
+    add_plain_job: str
     add_label: str
     add_event: str
+    add_events: str
     find_key: str
     get_job: str
     get_tombstone: str
     find_claimable: str
-    claim_job: str
+    claim_jobs: str
     renew_lease: str
     list_owned: str
     end_worker: str
     end_other_workers: str
     list_dead_workers: str
     report_progress: str
-    find_running: str
+    find_ending: str
     finish_job: str
     requeue_job: str
     suspend_job: str
@@ -159,10 +161,10 @@ class SqliteStore(SqliteRecords):
         self._writer = Writer(
             self._write,
             in_memory=self.in_memory,
-            insert_job=SQL.add_job,
             insert_event=SQL.add_event,
-            end_job=SQL.finish_job,
             last_event_id=SQL.last_event_id,
+            flush_added=_flush_added,
+            finish_all=_finish_all,
             stats=self.stats,
         )
         self._writer.read_events = self._events_after
@@ -379,8 +381,7 @@ class SqliteStore(SqliteRecords):
         return await self._writer.do(_report, claim, progress, now_us)  # type: ignore[no-any-return]
 
     async def finish_job(self, claim: Claim, outcome: Outcome, *, now_us: int, expires_us: int | None = None) -> bool:
-        put = self._writer.finish if isinstance(outcome, (Succeeded, Failed, Cancelled)) else self._writer.do
-        return await put(_finish, claim, outcome, now_us, expires_us)  # type: ignore[no-any-return]
+        return await self._writer.finish(claim, outcome, now_us, expires_us)  # type: ignore[no-any-return]
 
     # --- operators -------------------------------------------------------------------------------------------------
 
@@ -446,6 +447,22 @@ def _emit(
         tx.events.append(Event(event_id, JobId(job[0]), JobId(job[1]), ProjectId(job[2]), seq, type_, state, at_us, raw))
 
 
+def _emit_all(tx: Transaction, ids: list[str], type_: EventType | None) -> int:
+    """Append the event of what these jobs' rows just became, None: of their end.  The first one's id; the others follow it."""
+    first_id = tx.next_event_id
+    tx.next_event_id = first_id + len(ids)
+    tx.execute(SQL.add_events, (first_id, text(ids), None if type_ is None else type_._value_))
+    return first_id
+
+
+def _tell_all(tx: Transaction, first_id: int, jobs: Iterable[Job], type_: EventType) -> None:
+    """To subscribers, what `_emit_all` wrote of these jobs."""
+    tx.events += [
+        Event(event_id, job.id, job.root_id, job.project, job.version, type_, job.state, job.updated_us, None)
+        for event_id, job in enumerate(jobs, first_id)
+    ]
+
+
 def _tombstone(row: tuple[Any, ...]) -> Tombstone:
     id_, project, kind, state, ended_us, expired_us = row
     return Tombstone(id_, project, kind, State(state), ended_us, expired_us)
@@ -457,11 +474,31 @@ def _add_plain(tx: Transaction, submissions: Sequence[Submission], now_us: int) 
 
 def _add_row(tx: Transaction, submission: Submission, now_us: int) -> Added:
     job = new_job(submission, submission.id or new_job_id(), now_us)
-    tx.job_rows.append(job_params(job, submission))
-    _emit(tx, (job.id, job.id, job.project), 1, EventType.SUBMITTED, job.state, now_us, None)
+    plain = plain_params(job, submission)
+    if plain is not None:
+        tx.plain_rows.append(plain)
+    else:
+        tx.job_rows.append(job_params(job, submission))
+    tx.added.append(job)
     if job.labels:
         _add_labels(tx, job)
     return Added(job, True)
+
+
+def _flush_added(tx: Transaction) -> None:
+    """Write the rows of `added`, and the events that say so."""
+    if not tx.added:
+        return
+    if tx.plain_rows:
+        tx.connection.executemany(SQL.add_plain_job, tx.plain_rows)
+    if tx.job_rows:
+        tx.connection.executemany(SQL.add_job, tx.job_rows)
+    first_id = _emit_all(tx, [job.id for job in tx.added], EventType.SUBMITTED)
+    if tx.watched:
+        _tell_all(tx, first_id, tx.added, EventType.SUBMITTED)
+    tx.added.clear()
+    tx.plain_rows.clear()
+    tx.job_rows.clear()
 
 
 def _add_labels(tx: Transaction, job: Job) -> None:
@@ -485,7 +522,7 @@ def _add_checked(
             made.append(Added(job_from_row(tx.execute(SQL.get_job, (row[0],)).fetchone()), False))
             continue
         made.append(_add_row(tx, one, now_us))
-        tx.execute(SQL.add_job, tx.job_rows.pop())
+        _flush_added(tx)
     apply_writes(tx, wanted)
     return made
 
@@ -513,19 +550,25 @@ def _taken_keys(tx: Transaction, submissions: Sequence[Submission]) -> set[str]:
 
 def _claim(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit: int, last_chance: int) -> list[Claimed]:
     rows = tx.execute(SQL.find_claimable, (queue, worker, now_us, limit, last_chance)).fetchall()
-    tx.connection.executemany(SQL.claim_job, [(row[0], worker, now_us) for row in rows])
-    return [_claimed(tx, job_from_row(row), worker, now_us) for row in rows]
+    if not rows:
+        return []
+    ids = [row[0] for row in rows]
+    tx.execute(SQL.claim_jobs, (text(ids), worker, now_us))
+    claimed = [_claimed(job_from_row(row), worker, now_us) for row in rows]
+    first_id = _emit_all(tx, ids, EventType.STARTED)
+    if tx.watched:
+        _tell_all(tx, first_id, (one.job for one in claimed), EventType.STARTED)
+    return claimed
 
 
-def _claimed(tx: Transaction, job: Job, worker: WorkerId, now_us: int) -> Claimed:
-    """What `claim_job` just made of the row."""
+def _claimed(job: Job, worker: WorkerId, now_us: int) -> Claimed:
+    """What `claim_jobs` just made of the row."""
     job.state, job.lease_by, job.updated_us = State.RUNNING, worker, now_us
     job.attempt += 1
     job.fence += 1
     job.version += 1
     if job.started_us is None:
         job.started_us = now_us
-    _emit(tx, (job.id, job.root_id, job.project), job.version, EventType.STARTED, State.RUNNING, now_us, None)
     return Claimed(job, Claim(job.id, job.fence, worker))
 
 
@@ -556,14 +599,39 @@ def _report(tx: Transaction, claim: Claim, progress: Progress, now_us: int) -> b
     return True
 
 
-def _finish(tx: Transaction, claim: Claim, outcome: Outcome, now_us: int, expires_us: int | None) -> bool:
+class Ending(NamedTuple):
+    """A final outcome, as it is written."""
+
+    claim: Claim
+    state: State
+    result: str | None
+    error: str | None
+    now_us: int
+    expires_us: int | None
+
+
+def _ending(claim: Claim, outcome: Outcome, now_us: int, expires_us: int | None) -> Ending | None:
     match outcome:
         case Succeeded(result):
-            return _end(tx, claim, State.SUCCEEDED, result.decode(), None, now_us, expires_us)
+            return Ending(claim, State.SUCCEEDED, result.decode(), None, now_us, expires_us)
         case Failed(failure):
-            return _end(tx, claim, State.FAILED, None, failure, now_us, expires_us)
+            return Ending(claim, State.FAILED, None, text(failure), now_us, expires_us)
         case Cancelled(failure):
-            return _end(tx, claim, State.CANCELLED, None, failure, now_us, expires_us)
+            return Ending(claim, State.CANCELLED, None, text(failure), now_us, expires_us)
+    return None
+
+
+def _finish_all(tx: Transaction, outcomes: list[tuple[Claim, Outcome, int, int | None]]) -> list[bool]:
+    """What these attempts came to; the final ones first, together."""
+    endings = [_ending(*one) for one in outcomes]
+    ended = iter(_end_all(tx, [ending for ending in endings if ending is not None]))
+    return [
+        _finish(tx, *one) if ending is None else next(ended) for one, ending in zip(outcomes, endings, strict=True)
+    ]
+
+
+def _finish(tx: Transaction, claim: Claim, outcome: Outcome, now_us: int, expires_us: int | None) -> bool:
+    """An outcome that is not final."""
     held = tx.execute(SQL.get_running, (claim.job_id, claim.fence)).fetchone()
     if held is None:
         return False
@@ -591,25 +659,64 @@ def _end(
     tx: Transaction, claim: Claim, state: State, result: str | None, failure: Failure | None, now_us: int, expires_us: int | None
 ) -> bool:
     error = None if failure is None else text(failure)
-    row = tx.execute(SQL.find_running, (claim.job_id, claim.fence)).fetchone()
-    if row is None or claim.job_id in tx.ended:
-        return False
-    params = (claim.job_id, claim.fence, state._value_, result, error, now_us, expires_us)
-    if tx.deferring and row[1] is None:  # nothing else in this lane looks at a root
-        tx.ended[claim.job_id] = params
-    else:
-        tx.execute(SQL.finish_job, params)
-    _ended(tx, claim.job_id, (row[0] + 1, *row[1:]), state, error, now_us)
-    return True
+    return _end_all(tx, [Ending(claim, state, result, error, now_us, expires_us)])[0]
+
+
+def _end_all(tx: Transaction, endings: list[Ending]) -> list[bool]:
+    """End those whose lease still holds; all of them are over before what follows from the end of each."""
+    if not endings:
+        return []
+    found = {row[0]: row for row in tx.execute(SQL.find_ending, (text([one.claim.job_id for one in endings]),))}
+    held: list[bool] = []
+    rows: list[tuple[Any, ...]] = []
+    over: list[tuple[Ending, tuple[Any, ...]]] = []
+    for one in endings:
+        claim, state, result, error, now_us, expires_us = one
+        row = found.get(claim.job_id)
+        if row is None or row[1] != claim.fence:
+            held.append(False)
+            continue
+        del found[claim.job_id]  # a second end in the same batch comes too late
+        held.append(True)
+        rows.append((claim.job_id, claim.fence, state._value_, result, error, now_us, expires_us))
+        over.append((one, row))
+    tx.connection.executemany(SQL.finish_job, rows)
+    first_id = _emit_all(tx, [row[0] for row in rows], None)
+    if tx.watched:
+        tx.events += [
+            Event(
+                event_id, row[0], row[6], row[5], row[2] + 1, _FINAL_TYPES[one.state], one.state, one.now_us,
+                None if one.error is None else one.error.encode(),
+            )
+            for event_id, (one, row) in enumerate(over, first_id)
+        ]  # fmt: skip
+    for one, (job_id, _, _, parent_id, callback_url, project, root_id) in over:
+        if callback_url is not None or parent_id is not None:
+            _follow(tx, job_id, parent_id, callback_url, project, root_id, one.state, one.now_us)
+    return held
 
 
 def _ended(tx: Transaction, job_id: str, row: tuple[Any, ...], state: State, error: str | None, now_us: int) -> None:
-    """What follows from a job's end: its event, its callback, and its parent's turn."""
+    """What goes with the end of a job that nobody ran: its event, its callback, and its parent's turn."""
     version, parent_id, callback_url, project, root_id = row
-    type_ = _FINAL_TYPES[state]
-    _emit(tx, (job_id, root_id, project), version, type_, state, now_us, error)
+    _emit(tx, (job_id, root_id, project), version, _FINAL_TYPES[state], state, now_us, error)
+    _follow(tx, job_id, parent_id, callback_url, project, root_id, state, now_us)
+
+
+def _follow(
+    tx: Transaction,
+    job_id: str,
+    parent_id: str | None,
+    callback_url: str | None,
+    project: str,
+    root_id: str,
+    state: State,
+    now_us: int,
+) -> None:
+    """A job's callback, and its parent's turn, once it has ended."""
     if callback_url is not None:
-        tx.execute(SQL.add_delivery, (f"dlv_{new_job_id().replace('-', '')}", job_id, project, callback_url, type_.value, now_us))
+        delivery = (f"dlv_{new_job_id().replace('-', '')}", job_id, project, callback_url, _FINAL_TYPES[state].value, now_us)
+        tx.execute(SQL.add_delivery, delivery)
     if parent_id is not None:
         _settle(tx, parent_id, root_id, now_us)
 

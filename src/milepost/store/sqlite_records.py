@@ -26,6 +26,8 @@ class RecordSql(NamedTuple):
     get_resource: str
     put_resource: str
     list_resources: str
+    page_resources: str
+    page_resources_first: str
     delete_resource: str
     holds_claim: str
     add_project: str
@@ -51,6 +53,7 @@ class RecordSql(NamedTuple):
 
 
 SQL = load("sqlite", "record", RecordSql)
+BEHIND_ALL = "\U0010ffff" * 256  # behind every id of the same prefix: ids have at most 750 bytes
 
 
 class SqliteRecords:
@@ -113,6 +116,14 @@ class SqliteRecords:
 
     async def list_resources(self, type: str, *, project: ProjectId | None = None) -> list[Resource]:
         rows = await self._read_thread(lambda connection: connection.execute(SQL.list_resources, (type, project)).fetchall())
+        return [_resource(row) for row in rows]
+
+    async def page_resources(self, type: str, *, prefix: str = "", after: str | None = None, limit: int = 1000) -> list[Resource]:
+        last = prefix + BEHIND_ALL
+        sql, params = SQL.page_resources_first, (type, prefix, last, limit)
+        if after is not None:
+            sql, params = SQL.page_resources, (type, prefix, last, after, limit)  # type: ignore[assignment]
+        rows = await self._read_thread(lambda connection: connection.execute(sql, params).fetchall())
         return [_resource(row) for row in rows]
 
     async def write_resources(self, writes: Sequence[Write], *, claim: Claim | None = None) -> None:

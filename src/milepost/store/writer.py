@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from milepost.errors import InvalidInput, MilepostError, StoreUnavailable
-from milepost.job import Event
+from milepost.job import Event, Job
 from milepost.store import Listener, StoreStats
 
 BUSY_S = 10.0
@@ -42,17 +42,17 @@ class Operation(NamedTuple):
 
 
 class Transaction:
-    """What an operation writes with: the connection, and rows that are inserted together at the end of the batch."""
+    """What an operation writes with: the connection, and rows that are inserted together, at the end of its lane or of the batch."""
 
     __slots__ = (
+        "added",
         "connection",
-        "deferring",
-        "ended",
         "event_rows",
         "events",
         "execute",
         "job_rows",
         "next_event_id",
+        "plain_rows",
         "ready_queues",
         "watched",
     )
@@ -60,14 +60,18 @@ class Transaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.execute = connection.execute
+        self.added: list[Job] = []  # whose rows are in the next two lists
+        self.plain_rows: list[tuple[Any, ...]] = []  # of jobs without anything unusual
         self.job_rows: list[tuple[Any, ...]] = []
         self.event_rows: list[tuple[Any, ...]] = []
-        self.deferring = False  # whether ends may be kept for the end of the lane, because nothing in it looks at them
-        self.ended: dict[str, tuple[Any, ...]] = {}  # job id -> parameters of the statement that ends it
         self.events: list[Event] = []  # for subscribers; filled only while there are some
         self.next_event_id = 0
         self.watched = False
         self.ready_queues: set[str] = set()  # that got a ready job by the way: told to `on_ready` after the commit
+
+    def unwritten(self) -> tuple[list[Any], ...]:
+        """Everything that is here and not in the database."""
+        return self.added, self.plain_rows, self.job_rows, self.event_rows, self.events
 
 
 class Writer:
@@ -78,16 +82,16 @@ class Writer:
         connection: sqlite3.Connection,
         *,
         in_memory: bool,
-        insert_job: str,
         insert_event: str,
-        end_job: str,
         last_event_id: str,
+        flush_added: Callable[[Transaction], None],
+        finish_all: Callable[[Transaction, list[tuple[Any, ...]]], list[Any]],
         stats: StoreStats,
     ) -> None:
         self._connection = connection
         self._in_memory = in_memory
-        self._insert_job, self._insert_event, self._end_job = insert_job, insert_event, end_job
-        self._last_event_id = last_event_id
+        self._insert_event, self._last_event_id = insert_event, last_event_id
+        self._flush_added, self._finish_all = flush_added, finish_all
         self._data_version = -1
         self._stats = stats
         self._tx = Transaction(connection)
@@ -112,12 +116,15 @@ class Writer:
     # --- callers ---------------------------------------------------------------------------------------------------
 
     def add(self, run: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """An operation that only adds rows through `job_rows` and `event_rows`: those of a batch go in together."""
+        """An operation that only adds jobs through the lists of the transaction: those of a batch go in together."""
         return self._put(self._adding, run, args)
 
-    def finish(self, run: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """An operation that ends one job, and may leave the statement that does so in `ended`: those of a batch run together."""
-        return self._put(self._ending, run, args)
+    def finish(self, *args: Any) -> asyncio.Future[Any]:
+        """What one attempt came to: the arguments of all those of a batch are given to `finish_all` in one call."""
+        return self._put(self._ending, self._finish_one, args)
+
+    def _finish_one(self, tx: Transaction, *args: Any) -> Any:
+        return self._finish_all(tx, [args])[0]
 
     def do(self, run: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         """Any other operation: `run(tx, *args)`; it sees what was added and ended before it in the batch."""
@@ -162,11 +169,15 @@ class Writer:
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         try:
             self._number_events(tx)
-            for lane, deferring in zip(lanes, (False, True, False), strict=True):
-                tx.deferring = deferring
-                for operation in lane:
-                    self._run_one(tx, operation, done)
-                self._flush_jobs(tx)
+            adding, ending, others = lanes
+            for operation in adding:
+                self._run_one(tx, operation, done)
+            self._flush_added(tx)
+            if ending:
+                results = self._finish_all(tx, [operation.args for operation in ending])
+                done += [(operation.future, result, None) for operation, result in zip(ending, results, strict=True)]
+            for operation in others:
+                self._run_one(tx, operation, done)
             self._flush_events(tx)
         except Exception:  # sqlite3.Error, or a value that has no SQLite form: text with lone surrogates, too large a number
             self._rollback(tx)
@@ -186,14 +197,15 @@ class Writer:
     def _run_one(
         self, tx: Transaction, operation: Operation, done: list[tuple[asyncio.Future[Any], Any, BaseException | None]]
     ) -> None:
-        jobs, rows, events = len(tx.job_rows), len(tx.event_rows), len(tx.events)
+        marks = [(rows, len(rows)) for rows in tx.unwritten()]
         try:
             done.append((operation.future, operation.run(tx, *operation.args), None))
         except sqlite3.Error:
             raise
         except Exception as error:
             # Operations check before they write, so nothing is in the transaction but rows not yet flushed.
-            del tx.job_rows[jobs:], tx.event_rows[rows:], tx.events[events:]
+            for rows, length in marks:
+                del rows[length:]
             if not isinstance(error, MilepostError):
                 raise sqlite3.OperationalError(f"operation failed: {error!r}") from error
             done.append((operation.future, None, error))
@@ -230,26 +242,15 @@ class Writer:
                 operation.future.set_exception(unavailable(error))
         self._next()
 
-    def _flush_jobs(self, tx: Transaction) -> None:
-        if tx.job_rows:
-            self._connection.executemany(self._insert_job, tx.job_rows)
-            tx.job_rows.clear()
-        if tx.ended:
-            self._connection.executemany(self._end_job, tx.ended.values())
-            tx.ended.clear()
-
     def _flush_events(self, tx: Transaction) -> None:
         if tx.event_rows:
             self._connection.executemany(self._insert_event, tx.event_rows)
             tx.event_rows.clear()
 
     def _rollback(self, tx: Transaction) -> None:
-        tx.job_rows.clear()
-        tx.ended.clear()
-        tx.event_rows.clear()
-        tx.events.clear()
+        for rows in tx.unwritten():
+            rows.clear()
         tx.ready_queues.clear()
-        tx.deferring = False
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
@@ -263,7 +264,7 @@ class Writer:
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._number_events(tx)
                 result = operation.run(tx, *operation.args)
-                self._flush_jobs(tx)
+                self._flush_added(tx)
                 self._flush_events(tx)
                 self._connection.execute("COMMIT")
             except Exception as error:

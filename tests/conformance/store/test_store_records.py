@@ -251,6 +251,24 @@ async def test_access_keys_are_kept_listed_and_deleted(house: House) -> None:
         await store.get_access_key("k1")
 
 
+async def test_pages_of_resources_go_by_the_bytes_of_their_ids(house: House) -> None:
+    ids = ["", "a", "a/", "a/1", "a/\U0010ffff", "a/\U0010ffffx", "a0", "b", "é", "\U0001f600"]
+    for id_ in reversed(ids):
+        await house.store.put_resource(
+            Resource(type="paged", id=id_, project=ProjectId("p"), doc=b"1", created_us=1, updated_us=1, version=0)
+        )
+    ordered = sorted(ids, key=lambda one: one.encode())
+    seen: list[str] = []
+    after: str | None = None
+    while page := await house.store.page_resources("paged", after=after, limit=3):
+        seen += [one.id for one in page]
+        after = seen[-1]
+    assert seen == ordered
+    found = await house.store.page_resources("paged", prefix="a/")
+    assert [one.id for one in found] == [one for one in ordered if one.startswith("a/")]
+    assert [one.id for one in await house.store.page_resources("paged", prefix="a/", after="a/1", limit=1)] == ["a/\U0010ffff"]
+
+
 async def test_a_signature_is_used_once_until_it_expires(house: House) -> None:
     store = house.store
     expires_us = house.now_us + 10

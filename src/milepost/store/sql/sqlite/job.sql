@@ -8,6 +8,14 @@ INSERT INTO job (id, kind, state, project, queue, priority, due, run_at_us, atte
 VALUES (:id, :kind, :state, :project, :queue, :priority, :due, :run_at_us, :attempts_max, :timeout_s, :deadline_us, :parent_id, :root_id,
         :position, :retry_of, :callback_url, :idempotency_key, :body_hash, :now_us, :now_us, 1, :labels, :origin, :input, :expires_us);
 
+-- name: add_plain_job
+-- The usual root: every parameter that is bound costs half a microsecond.
+-- params: id, kind, state, project, queue, priority, due, run_at_us, attempts_max, now_us, labels, origin, input
+INSERT INTO job (id, kind, state, project, queue, priority, due, run_at_us, attempts_max, root_id, created_us, updated_us, version,
+                 labels, origin, input)
+VALUES (:id, :kind, :state, :project, :queue, :priority, :due, :run_at_us, :attempts_max, :id, :now_us, :now_us, 1,
+        :labels, :origin, :input);
+
 -- name: add_label
 -- params: project, key, value, job_id
 INSERT INTO job_label (project, key, value, job_id) VALUES (:project, :key, :value, :job_id);
@@ -15,6 +23,14 @@ INSERT INTO job_label (project, key, value, job_id) VALUES (:project, :key, :val
 -- name: add_event
 -- params: id, job_id, seq, type, state, at_us, data
 INSERT INTO event (id, job_id, seq, type, state, at_us, data) VALUES (:id, :job_id, :seq, :type, :state, :at_us, :data);
+
+-- name: add_events
+-- What just happened to each of these jobs, as its row has it: one statement for any number of them.
+-- params: first_id, ids, type
+INSERT INTO event (id, job_id, seq, type, state, at_us, data)
+SELECT :first_id + given.key, job.id, job.version, COALESCE(:type, job.state), job.state, job.updated_us,
+       CASE WHEN job.ended_us IS NOT NULL THEN job.error END
+  FROM json_each(:ids) AS given CROSS JOIN job ON job.id = given.value;
 
 -- name: find_key
 -- params: project, key
@@ -51,13 +67,13 @@ SELECT id, kind, state, project, queue, priority, run_at_us, attempt, attempts_m
    AND EXISTS (SELECT 1 FROM worker WHERE worker.id = :worker AND lease_until_us > :now_us)
  ORDER BY priority, run_at_us, id LIMIT :limit;
 
--- name: claim_job
+-- name: claim_jobs
 -- In the transaction of find_claimable.  No RETURNING: its temporary table costs as much as the update.
--- params: id, worker, now_us
+-- params: ids, worker, now_us
 UPDATE job
    SET state = 'running', lease_by = :worker, attempt = attempt + 1, fence = fence + 1, version = version + 1,
        started_us = COALESCE(started_us, :now_us), updated_us = :now_us
- WHERE id = :id AND state = 'ready';
+ WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'ready';
 
 -- name: renew_lease
 -- params: worker, lease_until_us
@@ -88,12 +104,14 @@ UPDATE job SET progress = :progress, version = version + 1, updated_us = :now_us
  WHERE id = :id AND state = 'running' AND fence = :fence
 RETURNING version;
 
--- name: find_running
--- params: id, fence
-SELECT version, parent_id, callback_url, project, root_id FROM job WHERE id = :id AND state = 'running' AND fence = :fence;
+-- name: find_ending
+-- params: ids
+SELECT job.id, job.fence, job.version, job.parent_id, job.callback_url, job.project, job.root_id
+  FROM json_each(:ids) AS given CROSS JOIN job ON job.id = given.value
+ WHERE job.state = 'running';
 
 -- name: finish_job
--- To a final state, in the transaction of find_running.
+-- To a final state, in the transaction of find_ending.
 -- params: id, fence, state, result, error, now_us, expires_us
 UPDATE job SET state = :state, result = :result, error = :error, ended_us = :now_us, updated_us = :now_us, expires_us = :expires_us,
                lease_by = NULL, version = version + 1

@@ -48,6 +48,17 @@ RETURNING created_us, version;
 SELECT type, id, project, doc, created_us, updated_us, version FROM resource
  WHERE type = :type AND (:project IS NULL OR project = :project) ORDER BY created_us, id;
 
+-- name: page_resources
+-- SQLite compares text by its bytes in UTF-8, and every id that begins with a prefix lies between it and the prefix with U+10FFFF behind.
+-- params: type, prefix, last, after, limit
+SELECT type, id, project, doc, created_us, updated_us, version FROM resource
+ WHERE type = :type AND id >= :prefix AND id < :last AND id > :after ORDER BY id LIMIT :limit;
+
+-- name: page_resources_first
+-- params: type, prefix, last, limit
+SELECT type, id, project, doc, created_us, updated_us, version FROM resource
+ WHERE type = :type AND id >= :prefix AND id < :last ORDER BY id LIMIT :limit;
+
 -- name: delete_resource
 -- params: type, id
 DELETE FROM resource WHERE type = :type AND id = :id;
