@@ -1,7 +1,7 @@
 """What a bucket and its objects are: the values behind the resource types `bucket` and `object/<bucket>`.
 
-Imports nothing of ours.  The object-storage facade and the media kinds write them.  An object's key is any text and names nothing in a file system: its
-bytes lie in object storage under `object_key`, which is made of plain segments.
+Imports nothing of ours.  The object-storage facade and the media kinds write them.  An object's key is any text and names
+nothing in a file system: its bytes lie in object storage under `object_key`, which is made of plain segments.
 """
 
 from __future__ import annotations
