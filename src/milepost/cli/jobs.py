@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.text import Text
 
@@ -108,7 +109,7 @@ def get(
             show.out.print(Text.assemble((f"{name:<10} ", "dim"), text))
         if job.result is not None:
             show.out.print(Text("result", style="dim"))
-            show.out.print_json(data=job.result, ensure_ascii=False)
+            show.out.print_json(data=msgspec.to_builtins(job.result), ensure_ascii=False)
     return Exit.DONE
 
 

@@ -139,7 +139,7 @@ def job_json(view: JobView, handle: dict[str, Any] | None = None) -> dict[str, A
         "status": view.status,
         "project": view.project,
         "progress": msgspec.to_builtins(view.progress),
-        "result": view.result,
+        "result": msgspec.to_builtins(view.result),
         "error": msgspec.to_builtins(view.error),
         "parent_id": view.parent_id,
         "sub_jobs": view.sub_counts,
@@ -161,7 +161,7 @@ def state_text(view: JobView) -> Text:
     glyph, style = LOOK[view.state]
     word = str(view.state)
     text = Text.assemble((f"{glyph} ", style), (word, style))
-    known = {word, "pending", "processing", "success", "failure"}
+    known = {word, "pending", "processing", "success", "failure", "init", "fail", "completed"}
     return text if view.status.lower() in known else text.append(f" ({view.status})", style="dim")
 
 
@@ -235,7 +235,7 @@ def plain_line(view: JobView) -> str:
         if view.error is not None and view.state is not State.SUCCEEDED:
             parts.append(view.error.message)
         elif view.result is not None:
-            parts.append(shortened(json.dumps(view.result, ensure_ascii=False)))
+            parts.append(shortened(json.dumps(msgspec.to_builtins(view.result), ensure_ascii=False)))
     elif view.progress is not None:
         parts += [
             percent(view.progress),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.live import Live
 from rich.spinner import Spinner
@@ -138,7 +139,7 @@ def _tell_changes(show: Show, job: JobHandle, views: Iterator[JobView]) -> JobVi
 
 def _tell_result(show: Show, view: JobView) -> None:
     if view.result is not None:
-        show.out.print_json(data=view.result, ensure_ascii=False)
+        show.out.print_json(data=msgspec.to_builtins(view.result), ensure_ascii=False)
 
 
 # --- many -----------------------------------------------------------------------------------------------------------------

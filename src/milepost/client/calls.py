@@ -22,6 +22,7 @@ SILENCE_S = 45.0  # a stream silent for three of the server's heartbeats is dead
 FOREVER_S = 86_400.0 * 365
 LOOKS = 2  # times a lost submit is looked for
 NEWEST = 20
+REPEATABLE = "X-Client-Token"  # a submit that carries it may be repeated
 
 
 def submit(session: Session, spec: Spec) -> Steps[Known]:
@@ -32,17 +33,21 @@ def submit(session: Session, spec: Spec) -> Steps[Known]:
     """
     request = session.dialect.submit(spec)
     submitted_s = session.clock.monotonic_s()
+    once = session.dialect.submits_once or REPEATABLE in request.headers
     try:
-        response = yield from session.call(request, repeatable=session.dialect.submits_once)
+        response = yield from session.call(request, repeatable=once)
     except (Unavailable, ProtocolError) as error:
-        if session.dialect.submits_once or error.fields.get("sent") is False or error.fields.get("status") == 429:
+        if once or error.fields.get("sent") is False or error.fields.get("status") == 429:
+            raise
+        if not session.dialect.lists:
+            error.hint = "it is not known whether the job was made; look at the resource that it was to make or change"
             raise
         found = yield from _find_lost(session, spec)
         if found is None:
             error.hint = f"it is not known whether the job was made; look for it with {session.command('list')}"
             raise
         return found
-    view = session.dialect.read_job(response)
+    view = session.dialect.read_submitted(response, spec)
     return Known(view.id, view, response.headers.get("etag"), submitted_s)
 
 
@@ -82,7 +87,7 @@ def get(session: Session, job_id: str) -> Steps[Known]:
         error.hint = error.hint or "its record is gone; only its final state is kept"
         raise
     view = session.dialect.read_job(response)
-    return Known(view.id, view, response.headers.get("etag"))
+    return Known(view.id or job_id, view, response.headers.get("etag"))
 
 
 def list_jobs(session: Session, query: Query, limit: int | None) -> Steps[None]:

@@ -4,7 +4,7 @@ Rules
 1. A job that was seen final stays final.
 2. An answer that may pass (none, 5xx, 408, 429) is counted and survived, an unreadable one too: of a job that was never seen
    only a few times, because then it is rather the wrong URL.
-3. 401, 403, 404 and 410 are raised as what they are; a 404 is survived for the dialect's grace after a submit.
+3. 401, 403, 404 and 410 are raised as what they are; "not found" is survived for the dialect's grace after a submit.
 4. A status that nobody knows is a job that still runs.
 """
 
@@ -18,14 +18,16 @@ import msgspec
 
 from milepost.client.cadence import Cadence, retry_after_s
 from milepost.client.session import Reply, Session
-from milepost.errors import InvalidInput, MilepostError, ProtocolError
+from milepost.errors import InvalidInput, MilepostError, NotFound, ProtocolError
 from milepost.job import State
 from milepost.wire import JobView, Response
 
 log = logging.getLogger("milepost.client")
 
 UNREADABLE_MAX = 3  # answers in a row that are none of the API's, before the wait gives up
-WORDS = frozenset({*State, "pending", "processing", "success", "failure"})
+WORDS = frozenset(
+    {*State, "pending", "processing", "success", "failure"} | {"init", "fail", "pending_payment", "initializing", "completed"}
+)
 
 
 class Stats(msgspec.Struct):
@@ -120,7 +122,7 @@ def _failed(session: Session, known: Known, reply: Reply, cadence: Cadence, now_
     known.stats.last_error = error.message
     if known.in_a_row == 1 and error.retryable:
         log.info("job %s: %s; asking on", known.id, error.message)
-    if status == 404 and _is_fresh(session, known, now_s):
+    if isinstance(error, NotFound) and _is_fresh(session, known, now_s):
         return cadence.after_failure(known.in_a_row, session.random)
     if not error.retryable:
         error.job_id, error.state = error.job_id or known.id, error.state or (known.state if known.view else None)

@@ -14,12 +14,13 @@ import random
 import shlex
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from milepost.client.cadence import Cadence
 from milepost.client.cadence import retry_after_s as read_retry_after
-from milepost.client.dialects import Dialect
+from milepost.client.dialects import PROJECT, Dialect
 from milepost.client.handle import Handle
 from milepost.client.identity import Credentials, read_token, token_request
 from milepost.client.steps import Ask, Gather, Sleep, Steps
@@ -159,13 +160,23 @@ class Session:
         Errors: InvalidInput when a server's link leads to another host: it would be told the token.
         """
         assert self.endpoint is not None
-        url = request.url
+        url = request.url.replace(PROJECT, quote(self._project_id(), safe="")) if PROJECT in request.url else request.url
         if url.startswith("/"):
             url = self.endpoint + url
         elif not url.startswith(self.endpoint + "/"):
             raise InvalidInput(f"a link leads out of {self.endpoint}: {url[:200]}", path="$.url")
         identity = self.dialect.identify(self._token, self.project if self.credentials is None else None)
         return Request(request.method, url, {**request.headers, **identity}, request.body)
+
+    def _project_id(self) -> str:
+        """Errors: InvalidInput when none was given."""
+        if not self.project:
+            raise InvalidInput(
+                f"{self.dialect.title} needs a project id",
+                path="$.project",
+                hint="give project=…, --project ID or MILEPOST_PROJECT; the console shows it under My Credentials",
+            )
+        return self.project
 
     # --- identity ---------------------------------------------------------------------------------------------------
 

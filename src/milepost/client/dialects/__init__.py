@@ -1,6 +1,7 @@
 """What a wait needs to know of a cloud: how to ask, and how to read what it answers.  Pure, one file a cloud.
 
-A dialect makes requests whose URL is a path under the endpoint; `session.py` adds the endpoint and the identity.
+A dialect makes requests whose URL is a path under the endpoint; `session.py` adds the endpoint and the identity, and puts the
+project where a path has `PROJECT`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from milepost.errors import (
     UnknownKind,
 )
 from milepost.wire import JobView, Request, Response
+
+PROJECT = "{project_id}"  # stands in a path for the caller's project, which may be known only after it was authenticated
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +77,8 @@ class Dialect(Protocol):
     long_poll_s: ClassVar[float]  # longest wait the server may be asked for; 0: it cannot
     bulk_max: ClassVar[int]  # jobs that one list request can probe; 0: it cannot
     streams: ClassVar[bool]  # whether changes are pushed
-    found_grace_s: ClassVar[float]  # a job just submitted may answer 404 for so long
+    lists: ClassVar[bool]  # whether jobs can be listed
+    found_grace_s: ClassVar[float]  # a job just submitted may be answered as unknown for so long
     submits_once: ClassVar[bool]  # whether an idempotency key makes a repeated submit safe
 
     def endpoint(self, url: str) -> str:
@@ -104,6 +108,10 @@ class Dialect(Protocol):
         ...
 
     def read_job(self, response: Response) -> JobView: ...
+
+    def read_submitted(self, response: Response, spec: Spec) -> JobView:
+        """The job that the answer to a submit tells of.  Errors: ProtocolError; Conflict when there is none yet."""
+        ...
 
     def read_page(self, response: Response) -> Page: ...
 
@@ -171,9 +179,12 @@ def excerpt(body: bytes, chars: int = 200) -> str:
 def dialect(wire: str) -> Dialect:
     """The dialect of this name.  Errors: InvalidInput naming those that exist."""
     from milepost.client.dialects.glance import Glance
+    from milepost.client.dialects.huawei import NAMES, huawei
     from milepost.client.dialects.native import Native
 
     known: dict[str, type[Dialect]] = {"native": Native, "glance": Glance}
+    if wire in NAMES:
+        return huawei(wire)
     if wire not in known:
-        raise InvalidInput(f"no wire {wire!r}; known: {', '.join(known)}", path="$.wire")
+        raise InvalidInput(f"no wire {wire!r}; known: {', '.join((*known, *NAMES))}", path="$.wire")
     return known[wire]()

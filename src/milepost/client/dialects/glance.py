@@ -33,6 +33,7 @@ class Glance:
     long_poll_s: ClassVar[float] = 0.0
     bulk_max: ClassVar[int] = 0
     streams: ClassVar[bool] = False
+    lists: ClassVar[bool] = True
     found_grace_s: ClassVar[float] = 10.0
     submits_once: ClassVar[bool] = False
 
@@ -104,6 +105,9 @@ class Glance:
             return wire.read_task(response.body)
         except (msgspec.DecodeError, ValueError) as error:
             raise _not_ours("a task", response, error) from error
+
+    def read_submitted(self, response: Response, spec: Spec) -> JobView:  # noqa: ARG002 - the answer has it all
+        return self.read_job(response)
 
     def read_page(self, response: Response) -> Page:
         try:

@@ -1,4 +1,4 @@
-"""What can be submitted to Huawei Cloud by the name of its job: kind → method and path, and the ids that the path takes from the input.
+"""What can be submitted to Huawei Cloud by the name of its job: kind → method, path, and the ids that the path takes.
 
 The input is the vendor's own body; the ids that stand in the path are beside its keys, and are taken out of the body.
 
