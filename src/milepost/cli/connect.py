@@ -25,14 +25,19 @@ PANEL = "Where and who"
 Url = Annotated[
     str | None,
     typer.Option(
-        "--url", "-u", envvar="MILEPOST_URL", help="server's URL [dim](this machine's port 8080)[/dim]", rich_help_panel=PANEL
+        "--url",
+        "--endpoint",
+        "-u",
+        envvar="MILEPOST_URL",
+        help="server's or service's URL [dim](this machine's port 8080)[/dim]",
+        rich_help_panel=PANEL,
     ),
 ]
 Token = Annotated[
     str | None, typer.Option("--token", envvar="MILEPOST_TOKEN", help="token; better in the variable", rich_help_panel=PANEL)
 ]
 Project = Annotated[str | None, typer.Option("--project", envvar="MILEPOST_PROJECT", help="project", rich_help_panel=PANEL)]
-Wire = Annotated[str | None, typer.Option("--wire", help="native, or glance for OpenStack image tasks", rich_help_panel=PANEL)]
+Wire = Annotated[str | None, typer.Option("--wire", help="native, glance, or huawei-ecs and the like", rich_help_panel=PANEL)]
 Cloud = Annotated[str | None, typer.Option("--cloud", help="entry of clouds.yaml instead of a URL", rich_help_panel=PANEL)]
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs: one object, or one a line")]
 Timeout = Annotated[
@@ -54,7 +59,7 @@ class Place:
         if self._client is None:
             options = dict(self._options)
             url = options.pop("url")
-            if options["cloud"] is not None and "--url" not in sys.argv and "-u" not in sys.argv:
+            if options["cloud"] is not None and not {"--url", "--endpoint", "-u"} & set(sys.argv):
                 url = None  # the cloud was named, the URL is only the environment's
             self._client = Client(
                 url, wire=options["wire"], cloud=options["cloud"], token=options["token"], project=options["project"]

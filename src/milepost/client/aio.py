@@ -88,7 +88,7 @@ class AsyncClient:
     """Jobs in one cloud, for asyncio.  Close it, or use it as an async context manager.
 
     endpoint: the server's URL; None: the cloud's, else `MILEPOST_URL`, else a server on this machine.
-    wire: `native` for Milepost's own API, `glance` for OpenStack image tasks.
+    wire: `native` for Milepost's own API, `glance` for OpenStack image tasks, `huawei-ecs` and the like.
     cloud: an entry of `clouds.yaml` (needs PyYAML: `pip install 'milepost[openstack]'`); its wire is glance unless given.
     token, project: who asks; None: `MILEPOST_TOKEN`, `MILEPOST_PROJECT`.  credentials: for an identity service instead.
     request_timeout_s: of one request.  patience_s: how long a single call survives what may pass (no answer, 5xx, 429).

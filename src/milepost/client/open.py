@@ -19,6 +19,7 @@ from milepost.clock import Clock, SystemClock
 from milepost.errors import InvalidInput
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+HUAWEI_PROJECT = "HUAWEICLOUD_SDK_PROJECT_ID"  # as huaweicloudsdkcore reads it
 
 
 def open_session(
@@ -55,6 +56,8 @@ def open_session(
         token = environ.get("MILEPOST_TOKEN") or None
     if project is None and credentials is None:
         project = environ.get("MILEPOST_PROJECT") or None
+        if project is None and (wire or "").startswith("huawei-"):
+            project = environ.get(HUAWEI_PROJECT) or None
     return Session(
         dialect(wire or "native"),
         endpoint,

@@ -202,7 +202,7 @@ class Huawei:
             text = excerpt(response.body) or "no body"
             return self._error(response, f"HTTP {response.status} and no error of this API: {text}", None, job_id, request_id)
         text = told.message or "no reason was given"
-        if told.code:
+        if told.code and told.code != str(response.status):
             text = f"{text} ({told.code})"
         return self._error(response, text, told.code, job_id, request_id or told.request_id)
 
