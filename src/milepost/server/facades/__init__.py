@@ -15,6 +15,7 @@ from milepost.server.state import AppState
 
 def all_routes(state: AppState) -> list[BaseRoute]:
     """Every vendor's routes.  The native paths are looked at first, so no facade can hide one."""
-    from milepost.server.facades import glance, keystone  # they import this package's parent
+    from milepost.server.facades import glance, huawei, keystone  # they import this package's parent
 
-    return [*glance.routes(state), *keystone.routes(state)]  # the most polled first: the router tries one after the other
+    # The most polled first, because the router tries one after the other; last what is answered as unknown.
+    return [*huawei.routes(state), *glance.routes(state), *keystone.routes(state), *huawei.unknown_routes()]

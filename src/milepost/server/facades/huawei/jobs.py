@@ -1,0 +1,101 @@
+"""The job query: one job with its sub-jobs, asked again and again until it is final.
+
+Theory: the text of an answer changes when the job or one of its sub-jobs does, and each such change is an event of the tree.
+A text that was made of what is stored is kept until the next event of its tree; texts of final jobs need not even that, for
+nothing of them changes any more.  The job's own row is read each time, so its version decides as well: what is kept can be
+older than its sub-jobs by the moment that an event takes to arrive here, never older than the job.
+
+Rules
+1. A text is kept only when no event of its tree came while it was made.
+2. While the store has other writers than this process (`Store.exclusive`), only final jobs' texts are kept.
+3. What is kept has a limit in number and in bytes; when it is full, all of it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from milepost.errors import Expired, NotFound
+from milepost.job import FINAL, Event, Job, JobId
+from milepost.server.facades.huawei.endpoint import Call
+from milepost.server.http import Reply
+from milepost.store import Store
+from milepost.wire.huawei.errors import job_unknown
+from milepost.wire.huawei.jobs import encode_job, read_job_id
+
+TEXTS_MAX, TEXTS_BYTES_MAX = 4096, 16 << 20
+
+
+class Texts:
+    """Answers by job and version, forgotten when their tree changes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._by_tree: dict[JobId, dict[tuple[JobId, int], bytes]] = {}
+        self._bytes = 0
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def get(self, job: Job) -> bytes | None:
+        return self._by_tree.get(job.root_id, _NONE).get((job.id, job.version))
+
+    def expect(self, job: Job) -> dict[tuple[JobId, int], bytes] | None:
+        """Where the text that is made now may be kept: only while that is still the tree's place (rule 1)."""
+        if not self._store.exclusive and job.state not in FINAL:
+            return None
+        if self._unsubscribe is None:
+            self._unsubscribe = self._store.subscribe(self._forget)
+        return self._by_tree.setdefault(job.root_id, {})
+
+    def keep(self, job: Job, place: dict[tuple[JobId, int], bytes] | None, text: bytes) -> None:
+        if place is None or self._by_tree.get(job.root_id) is not place:
+            return
+        if len(self._by_tree) > TEXTS_MAX or self._bytes + len(text) > TEXTS_BYTES_MAX:
+            self._by_tree, self._bytes = {}, 0
+            return
+        place[(job.id, job.version)] = text
+        self._bytes += len(text)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        self._by_tree, self._bytes = {}, 0
+
+    def _forget(self, events: Sequence[Event]) -> None:
+        for event in events:
+            for text in self._by_tree.pop(event.root_id, _NONE).values():
+                self._bytes -= len(text)
+
+
+_NONE: dict[tuple[JobId, int], bytes] = {}
+
+
+class JobQuery:
+    """The handlers of the job query, with the texts that they share."""
+
+    def __init__(self, store: Store) -> None:
+        self.texts = Texts(store)
+
+    async def show(self, call: Call) -> Reply:
+        """Any job of the project, whatever wire it came by, until it is pruned; a sub-job is asked for like any other."""
+        job_id = read_job_id(call.params["job_id"])
+        if job_id is None:
+            raise job_unknown(call.service)
+        try:
+            job = await call.state.service.get(job_id, project=call.identity.project)
+        except (NotFound, Expired):
+            raise job_unknown(call.service) from None
+        return Reply(200, await text_of(self.texts, call.state.store, job))
+
+
+async def text_of(texts: Texts, store: Store, job: Job) -> bytes:
+    """The answer about this job, made once for each of its versions."""
+    if not job.sub_total:
+        return encode_job(job)
+    text = texts.get(job)
+    if text is None:
+        place = texts.expect(job)
+        text = encode_job(job, await store.list_sub_jobs(job.id))
+        texts.keep(job, place, text)
+    return text
