@@ -625,9 +625,7 @@ def _finish_all(tx: Transaction, outcomes: list[tuple[Claim, Outcome, int, int |
     """What these attempts came to; the final ones first, together."""
     endings = [_ending(*one) for one in outcomes]
     ended = iter(_end_all(tx, [ending for ending in endings if ending is not None]))
-    return [
-        _finish(tx, *one) if ending is None else next(ended) for one, ending in zip(outcomes, endings, strict=True)
-    ]
+    return [_finish(tx, *one) if ending is None else next(ended) for one, ending in zip(outcomes, endings, strict=True)]
 
 
 def _finish(tx: Transaction, claim: Claim, outcome: Outcome, now_us: int, expires_us: int | None) -> bool:
@@ -680,6 +678,8 @@ def _end_all(tx: Transaction, endings: list[Ending]) -> list[bool]:
         held.append(True)
         rows.append((claim.job_id, claim.fence, state._value_, result, error, now_us, expires_us))
         over.append((one, row))
+    if not rows:
+        return held
     tx.connection.executemany(SQL.finish_job, rows)
     first_id = _emit_all(tx, [row[0] for row in rows], None)
     if tx.watched:

@@ -42,7 +42,7 @@ class Operation(NamedTuple):
 
 
 class Transaction:
-    """What an operation writes with: the connection, and rows that are inserted together, at the end of its lane or of the batch."""
+    """What an operation writes with: the connection, and rows that go in together at the end of its lane or of the batch."""
 
     __slots__ = (
         "added",

@@ -40,14 +40,14 @@ class Operation(NamedTuple):
 
 OPERATIONS: dict[str, Operation] = {
     "submit": Operation("_add_plain", "add_jobs"),
-    "submit_keyed": Operation("_add_keyed", None),
+    "submit_keyed": Operation("_add_checked", None),
     "claim": Operation("_claim", "claim_jobs"),
     "progress": Operation("_report", "report_progress"),
-    "finish": Operation("_end", None),  # to a final state
+    "finish": Operation("_end_all", None),  # to a final state
     "requeue": Operation("_requeue", None),  # retried, snoozed, given back, rescued
     "suspend": Operation("_suspend", None),
     "settle": Operation("_settle", None),  # a sub-job ended: its parent's turn
-    "outcome": Operation("_finish", "finish_job"),
+    "outcome": Operation("_finish_all", "finish_job"),
     "cancel": Operation("_cancel", "cancel_job"),
     "release": Operation("_release", "release_job"),
     "rescue": Operation("_rescue", "rescue_expired"),
