@@ -17,7 +17,7 @@ from milepost.server.facades.huawei.endpoint import Call, Endpoint, submit
 from milepost.server.http import Reply
 from milepost.store import Resource
 from milepost.volume import VOLUME, Volume, decode_volume, encode_volume
-from milepost.wire.huawei import evs
+from milepost.wire.huawei import evs, volumes
 from milepost.wire.huawei.bodies import Ask
 from milepost.wire.huawei.errors import Refusal, Service
 from milepost.wire.huawei.jobs import job_hex
@@ -90,8 +90,8 @@ async def retype_volume(call: Call) -> Reply:
 async def _change(call: Call, ask: Ask, *volume_ids: str, status: int) -> Reply:
     """A change of volumes; one of a volume that was ordered is an order itself, unpaid unless the request says so."""
     call.kind = ask.kind
-    volumes = [await find_volume(call, one) for one in volume_ids]
-    ordered = any(volume.order_id is not None for volume, _ in volumes)
+    found = [await find_volume(call, one) for one in volume_ids]
+    ordered = any(volume.order_id is not None for volume, _ in found)
     job, order = await submit(call, msgspec.structs.replace(ask, order=ordered))
     return Reply(status, evs.encode_accepted(job_id=job_hex(job.id), order_id=order))
 
@@ -118,14 +118,14 @@ async def refuse_qos(call: Call) -> Reply:
 
 async def show_volume(call: Call) -> Reply:
     volume, _ = await find_volume(call, evs.read_volume_id(call.params["volume_id"]))
-    return Reply(200, evs.encode_volume_body(volume, call.url))
+    return Reply(200, volumes.encode_volume_body(volume, call.url))
 
 
 async def list_volumes(call: Call) -> Reply:
-    query = evs.read_volume_query(call.query)
+    query = volumes.read_volume_query(call.query)
     stored = await call.state.store.list_resources(VOLUME, project=call.identity.project)
-    page, total = evs.select_volumes((decode_volume(one.doc) for one in stored), query)
-    return Reply(200, evs.encode_volume_page(page, total, call.url))
+    page, total = volumes.select_volumes((decode_volume(one.doc) for one in stored), query)
+    return Reply(200, volumes.encode_volume_page(page, total, call.url))
 
 
 async def update_volume(call: Call) -> Reply:
@@ -142,7 +142,7 @@ async def update_volume(call: Call) -> Reply:
             await call.state.store.put_resource(changed, if_version=stored.version)
         except VersionConflict:
             continue
-        return Reply(200, evs.encode_volume_body(volume, call.url))
+        return Reply(200, volumes.encode_volume_body(volume, call.url))
     raise Conflict(f"volume {volume_id} is being changed by others; try again")
 
 
