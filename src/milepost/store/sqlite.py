@@ -17,6 +17,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +69,7 @@ class JobSql(NamedTuple):
     add_events: str
     find_key: str
     get_job: str
+    get_jobs: str
     get_tombstone: str
     find_claimable: str
     claim_jobs: str
@@ -120,6 +122,7 @@ SQL = load("sqlite", "job", JobSql)
 
 JOB_COLUMNS = SQL.get_job.removeprefix("SELECT ").partition(" FROM job")[0]
 _decode_rows = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
+FRESH_MAX, FRESH_BYTES_MAX = 4096, 4096  # jobs kept from their submit to their claim, and the input of one
 _FINAL_TYPES = {
     State.SUCCEEDED: EventType.SUCCEEDED,
     State.FAILED: EventType.FAILED,
@@ -496,6 +499,9 @@ def _flush_added(tx: Transaction) -> None:
     first_id = _emit_all(tx, [job.id for job in tx.added], EventType.SUBMITTED)
     if tx.watched:
         _tell_all(tx, first_id, tx.added, EventType.SUBMITTED)
+    if len(tx.fresh) > FRESH_MAX:
+        tx.fresh.clear()
+    tx.fresh.update((job.id, job) for job in tx.added if job.state is State.READY and len(job.input or b"") <= FRESH_BYTES_MAX)
     tx.added.clear()
     tx.plain_rows.clear()
     tx.job_rows.clear()
@@ -553,23 +559,30 @@ def _claim(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit: in
     if not rows:
         return []
     ids = [row[0] for row in rows]
-    tx.execute(SQL.claim_jobs, (text(ids), worker, now_us))
-    claimed = [_claimed(job_from_row(row), worker, now_us) for row in rows]
+    packed = text(ids)
+    tx.execute(SQL.claim_jobs, (packed, worker, now_us))
+    fresh = [tx.fresh.pop(job_id, None) if version == 1 else None for job_id, version in rows]
+    if None not in fresh:
+        jobs = [_started(job, worker, now_us) for job in fresh if job is not None]
+    else:
+        read = {row[0]: job_from_row(row) for row in tx.execute(SQL.get_jobs, (packed,))}
+        jobs = [read[job_id] for job_id in ids]
+    claimed = [Claimed(job, Claim(job.id, job.fence, worker)) for job in jobs]
     first_id = _emit_all(tx, ids, EventType.STARTED)
     if tx.watched:
         _tell_all(tx, first_id, (one.job for one in claimed), EventType.STARTED)
     return claimed
 
 
-def _claimed(job: Job, worker: WorkerId, now_us: int) -> Claimed:
-    """What `claim_jobs` just made of the row."""
-    job.state, job.lease_by, job.updated_us = State.RUNNING, worker, now_us
-    job.attempt += 1
-    job.fence += 1
-    job.version += 1
-    if job.started_us is None:
-        job.started_us = now_us
-    return Claimed(job, Claim(job.id, job.fence, worker))
+def _started(job: Job, worker: WorkerId, now_us: int) -> Job:
+    """What `claim_jobs` just made of the row of a job that was added here and has not changed since: nothing is read back."""
+    job = copy(job)  # its submitter has the other one
+    job.state, job.lease_by, job.updated_us, job.started_us = State.RUNNING, worker, now_us, now_us
+    job.attempt = job.fence = 1
+    job.version = 2
+    if job.labels or job.origin:
+        job.labels, job.origin = dict(job.labels), dict(job.origin)
+    return job
 
 
 def _end_others(tx: Transaction, worker: WorkerId) -> None:

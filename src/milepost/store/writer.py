@@ -50,6 +50,7 @@ class Transaction:
         "event_rows",
         "events",
         "execute",
+        "fresh",
         "job_rows",
         "next_event_id",
         "plain_rows",
@@ -64,6 +65,7 @@ class Transaction:
         self.plain_rows: list[tuple[Any, ...]] = []  # of jobs without anything unusual
         self.job_rows: list[tuple[Any, ...]] = []
         self.event_rows: list[tuple[Any, ...]] = []
+        self.fresh: dict[str, Job] = {}  # ready jobs as they were added: right as long as the row's version is still 1
         self.events: list[Event] = []  # for subscribers; filled only while there are some
         self.next_event_id = 0
         self.watched = False

@@ -43,6 +43,13 @@ SELECT id, kind, state, project, queue, priority, run_at_us, attempt, attempts_m
        fence, lease_by, labels, origin, progress, error, input, result
   FROM job WHERE id = :id;
 
+-- name: get_jobs
+-- params: ids
+SELECT id, kind, state, project, queue, priority, run_at_us, attempt, attempts_max, crashes, timeout_s, deadline_us, parent_id, root_id,
+       position, sub_total, retry_of, cancel_reason, callback_url, created_us, started_us, ended_us, updated_us, expires_us, version,
+       fence, lease_by, labels, origin, progress, error, input, result
+  FROM job WHERE id IN (SELECT value FROM json_each(:ids));
+
 -- name: get_tombstone
 -- params: id
 SELECT id, project, kind, state, ended_us, expired_us FROM tombstone WHERE id = :id;
@@ -51,9 +58,8 @@ SELECT id, project, kind, state, ended_us, expired_us FROM tombstone WHERE id = 
 -- The first due jobs of one queue, for one live worker.  SQLite has one writer: there is nothing to skip.
 -- Jobs that one more crash would fail run one at a time, so that the one that kills its worker takes no other with it.
 -- params: queue, worker, now_us, limit, last_chance
-SELECT id, kind, state, project, queue, priority, run_at_us, attempt, attempts_max, crashes, timeout_s, deadline_us, parent_id, root_id,
-       position, sub_total, retry_of, cancel_reason, callback_url, created_us, started_us, ended_us, updated_us, expires_us, version,
-       fence, lease_by, labels, origin, progress, error, input, result
+-- returns: id, version
+SELECT id, version
   FROM job
  WHERE queue = :queue AND state = 'ready' AND due = 1 AND (deadline_us IS NULL OR deadline_us > :now_us)
    AND (crashes < :last_chance
