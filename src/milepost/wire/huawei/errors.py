@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from milepost.errors import (
+    CallerError,
     Conflict,
     Expired,
     Forbidden,
@@ -297,6 +298,7 @@ GENERAL: tuple[tuple[type[MilepostError], dict[Service, tuple[int, str]]], ...] 
     (LimitExceeded, {Service.EVS: (413, "EVS.5413"), Service.ECS: (400, "Ecs.0001")}),
     (InvalidInput, {Service.EVS: (400, "EVS.5400"), Service.ECS: (400, "Ecs.0005")}),
     (Conflict, {Service.EVS: (400, "EVS.5400"), Service.ECS: (400, "Ecs.0100")}),
+    (CallerError, {Service.EVS: (400, "EVS.5400"), Service.ECS: (400, "Ecs.0000")}),
     (Throttled, {Service.EVS: (429, FLOW_CONTROL), Service.ECS: (429, FLOW_CONTROL)}),
     (Unavailable, {Service.EVS: (503, "EVS.5503"), Service.ECS: (503, INTERNAL)}),
 )
