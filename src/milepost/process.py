@@ -92,6 +92,7 @@ exec "$@"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENV = {"PATH": PATH, "LC_ALL": "C.UTF-8"}
 OUTPUT_BYTES_MAX = 64 << 10
+REAP_POLL_S = 0.001
 
 
 def find_program(name: str) -> str:
@@ -251,8 +252,16 @@ def _resolve(future: asyncio.Future[None]) -> None:
 async def _kill(process: asyncio.subprocess.Process) -> int:
     """Kill what is left of its group and reap it.  The exit code."""
     _kill_group(process)
-    process._transport.close()  # type: ignore[attr-defined]  # wait() waits for the pipes too, and who left the group may hold them
-    return await _settled(asyncio.ensure_future(process.wait()))  # SIGKILL is final: a second cancel leaves no zombie behind
+    return await _settled(asyncio.ensure_future(_reaped(process)))  # SIGKILL is final: a second cancel leaves no zombie behind
+
+
+async def _reaped(process: asyncio.subprocess.Process) -> int:
+    """Closed once asyncio has seen the end: closing before may reap the process, and its exit code is lost (it says 255)."""
+    transport = process._transport  # type: ignore[attr-defined]  # wait() waits for the pipes too, and who left the group may hold them
+    while transport.get_returncode() is None:  # noqa: ASYNC110  (nothing tells; it is some milliseconds away)
+        await asyncio.sleep(REAP_POLL_S)
+    transport.close()
+    return await process.wait()
 
 
 def _reason(code: int, timed_out: bool) -> Reason:
