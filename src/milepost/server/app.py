@@ -24,7 +24,7 @@ from milepost.engine.context import Objects
 from milepost.engine.service import Service
 from milepost.errors import CallerError, Forbidden, MilepostError, NotFound
 from milepost.server import errors
-from milepost.server.auth import ANYONE, authenticate, check_exposure, is_loopback
+from milepost.server.auth import ANYONE, check_exposure, identify, is_loopback
 from milepost.server.events import Hub
 from milepost.server.facades import all_routes
 from milepost.server.http import Call, Disconnected, Receive, Reply, Scope, Send
@@ -32,6 +32,7 @@ from milepost.server.identity import Identities
 from milepost.server.limits import Rates, Slots
 from milepost.server.metrics import HttpStats
 from milepost.server.native import ROUTES, Route
+from milepost.server.signatures import recorded
 from milepost.server.state import AppState
 from milepost.settings import Settings
 from milepost.wire.native import Problem
@@ -94,6 +95,8 @@ class App:
         given = headers.get(b"x-request-id")
         request_id = given.decode() if given is not None and _sane(given) else next(self._request_ids)
         scope["app"], scope["headers_by_name"], scope["request_id"] = self, headers, request_id
+        if not self._open and b"authorization" in headers:
+            receive = recorded(scope, receive, headers, self.state)
         parts = scope["path"].split("/")
         size = len(parts)
         methods = self._native.get((parts[1], parts[3] if size == 4 else "", size)) if 1 < size < 5 else None
@@ -118,10 +121,12 @@ class App:
             if route is None:
                 raise errors.MethodNotAllowed(method, _allow(methods))
             if not route.open:
-                identity = ANYONE if self._open and OPEN_HEADERS.isdisjoint(call.headers) else await authenticate(call.scope)
-                call.identity = identity
-                if self._limited:
-                    self.state.rates.take(identity.project)
+                if self._open and OPEN_HEADERS.isdisjoint(call.headers):
+                    call.identity = ANYONE
+                    if self._limited:
+                        self.state.rates.take(ANYONE.project)
+                else:
+                    call.identity = await identify(call.scope)
             reply = await route.handler(call)
         except MilepostError as error:
             reply = self._problem(error, call.request_id)

@@ -6,6 +6,8 @@ Rules
    the `X-Project-Id` header's, else the one a token of this mode names, else `default`.
 3. An admin may act in another project by `X-Project-Id`; anybody else may name their own only.
 4. `identify` also takes one request from the project's rate: a caller over it is Throttled before any work is done.
+5. A request without a token may be signed with an access key instead; see `signatures`.
+6. An error says whose fault it is in `reason`: token, signature, or project.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ import base64
 import hashlib
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import msgspec
 
 from milepost.errors import Forbidden, InvalidInput, Unauthenticated
 from milepost.job import ProjectId
+from milepost.server.signatures import identify_again, identify_signed
 from milepost.settings import Settings
+from milepost.wire.signing.huawei import is_signed
 
 DEFAULT_PROJECT = ProjectId("default")
 PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,63}").fullmatch
@@ -46,24 +50,40 @@ ADMIN = frozenset({"admin", "member"})
 ANYONE = Identity(DEFAULT_PROJECT, "anyone", "anyone", ADMIN)
 
 
-async def identify(scope: Mapping[str, Any], *, project: str | None = None) -> Identity:
-    """The caller of this request; `project` is the one that the path names.
+async def identify(scope: MutableMapping[str, Any], *, project: str | None = None, body: bytes | None = None) -> Identity:
+    """The caller of this request.
 
-    Errors: Unauthenticated, Forbidden (another project's), InvalidInput (no project id), Throttled.
+    `project` is the one that the path names.  `body` may be given where it was read already; a signature is checked against it.
+    Errors: Unauthenticated, Forbidden (another project's), InvalidInput (no project id), LimitExceeded (the body), Throttled.
     """
+    state = scope["app"].state
+    headers = _headers(scope)
+    if state.settings.auth != "none" and _is_by_signature(headers):
+        asked = project or text(headers.get(b"x-project-id"))
+        return await identify_signed(scope, headers, project=asked, body=body)  # which takes from the rate in its own order
     identity = await authenticate(scope, project=project)
-    scope["app"].state.rates.take(identity.project)
+    state.rates.take(identity.project)
     return identity
 
 
 async def authenticate(scope: Mapping[str, Any], *, project: str | None = None) -> Identity:
-    """As `identify`, without counting as a request."""
+    """The caller of a request that was identified before, as of now; without counting as a request."""
     state = scope["app"].state
-    headers: dict[bytes, bytes] = scope.get("headers_by_name") or dict(scope["headers"])
+    headers = _headers(scope)
     asked = project or text(headers.get(b"x-project-id"))
     if state.settings.auth == "none":
         return open_identity(asked, read_token(headers))
+    if "signed_by" in scope:
+        return await identify_again(scope, state=state)
     return await _required(state.identities, headers, asked, from_path=project is not None)
+
+
+def _headers(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
+    return scope.get("headers_by_name") or dict(scope["headers"])
+
+
+def _is_by_signature(headers: Mapping[bytes, bytes]) -> bool:
+    return is_signed(headers.get(b"authorization")) and read_token(headers) is None
 
 
 def open_identity(asked: str | None, token: str | None) -> Identity:
@@ -81,17 +101,21 @@ async def _required(identities: Any, headers: dict[bytes, bytes], asked: str | N
     token = read_token(headers)
     if token is None:
         raise Unauthenticated(
-            "this server needs a token: send `Authorization: Bearer …` or `X-Auth-Token`", hint="milepost key create"
+            "this server needs a token: send `Authorization: Bearer …` or `X-Auth-Token`",
+            hint="milepost key create",
+            reason="token",
         )
     identity: Identity | None = await identities.identify(token)
     if identity is None:
-        raise Unauthenticated("the token has no project; ask for one with a scope", hint="milepost key create --project NAME")
+        raise Unauthenticated(
+            "the token has no project; ask for one with a scope", hint="milepost key create --project NAME", reason="token"
+        )
     if asked is None or asked == identity.project:
         return identity
     if not identity.is_admin:
         if from_path:
-            raise Forbidden(f"project {asked} is not the token's")
-        raise Forbidden("only an admin may name another project in X-Project-Id")
+            raise Forbidden(f"project {asked} is not the token's", reason="project")
+        raise Forbidden("only an admin may name another project in X-Project-Id", reason="project")
     return msgspec.structs.replace(identity, project=await identities.project_id(asked))
 
 

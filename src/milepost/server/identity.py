@@ -26,6 +26,7 @@ from milepost.job import ProjectId
 from milepost.server.auth import DEFAULT_PROJECT, Identity, digest_of
 from milepost.settings import Settings
 from milepost.store import AccessKey, Grant, Project, Store, Token, User
+from milepost.wire.signing.huawei import refused
 
 DOMAIN = "default"  # id; its name is Default, as in Keystone
 ROLES = ("admin", "member")
@@ -253,11 +254,11 @@ class Identities:
         try:
             token = await self._store.get_token(digest_of(secret))
         except NotFound:
-            raise Unauthenticated("the token is not known") from None
+            raise Unauthenticated("the token is not known", reason="token") from None
         if token.revoked:
-            raise Unauthenticated("the token was revoked")
+            raise Unauthenticated("the token was revoked", reason="token")
         if token.expires_us <= self._clock.now_us():
-            raise Unauthenticated("the token has expired")
+            raise Unauthenticated("the token has expired", reason="token")
         return token
 
     async def identify(self, secret: str) -> Identity | None:
@@ -304,6 +305,21 @@ class Identities:
         )
         await self._store.add_access_key(key)
         return key
+
+    async def read_access_key(self, id: str) -> tuple[str, Identity]:
+        """A key's secret and whom it stands for, with the roles of now.
+
+        Errors: Unauthenticated when the key is unknown or disabled, or its user or project is, or the user has no role there.
+        """
+        try:
+            key = await self._store.get_access_key(id)
+            user, project = await self._store.get_user(key.user_id), await self._store.get_project(key.project)
+        except NotFound:
+            raise refused(f"the access key {id[:40]} is not known") from None
+        roles = await self.roles_in(user.id, project.id)
+        if not (key.enabled and user.enabled and project.enabled and roles):
+            raise refused(f"the access key {id[:40]} is disabled, or its user or project is")
+        return key.secret, Identity(project.id, user.id, user.name, frozenset(roles))
 
     async def delete_access_key(self, id: str) -> bool:
         return await self._store.delete_access_key(id)
