@@ -1,4 +1,4 @@
-"""Locks between attempts of one job, whichever process they run in: held on a file, let go of by the system when a process dies."""
+"""Locks between attempts of one job, in whatever process: held on a file, let go of by the system when a process dies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ LOCK_POLL_S = 0.02
 
 
 @contextlib.asynccontextmanager
-async def locked(path: Path, *, wait_s: float = LOCK_WAIT_S, note: str = "another attempt has not stopped yet") -> AsyncIterator[None]:
+async def locked(
+    path: Path, *, wait_s: float = LOCK_WAIT_S, note: str = "another attempt has not stopped yet"
+) -> AsyncIterator[None]:
     """Nobody else holds the file's lock inside the block.  Errors: Snooze after `wait_s`.
 
     Polled, because a thread that waits for the lock would take a place that its holder may need.

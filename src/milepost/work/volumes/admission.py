@@ -1,10 +1,10 @@
 """What is checked and reserved before a job of volumes is accepted.
 
 Rules
-1. `job_id` in the record is the volume's lock: whoever finds it taken is refused (`volume_busy`).  It is written with the record's
-   version as the condition, so of two requests at the same time one is accepted and the other finds it taken.
+1. `job_id` in the record is the volume's lock: whoever finds it taken is refused (`volume_busy`).  It is written with the
+   record's version as the condition, so of two requests at the same time one is accepted and the other finds it taken.
 2. Quotas count what is reserved, not what is there: volumes being made, sizes being extended to, orders that are not paid.
-3. A volume leaves its stable status when its job is accepted.  While the job is held (an order) it keeps its status, and is locked.
+3. A volume leaves its stable status when its job is accepted.  While the job is held (an order) it keeps it, and is locked.
 4. Every refusal has a `reason`, and names the field in its message and `path`.
 """
 
@@ -59,7 +59,9 @@ DELETABLE = frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR, VolumeStatus.
 
 async def admit_create(ask: Admission, spec: CreateVolume) -> Admitted:
     """Its record, `creating`."""
-    volume_id = volume_id_of(ask.job_id) if spec.volume_id is None else await _check_new_id(ask, spec.volume_id, "$.input.volume_id")
+    volume_id = (
+        volume_id_of(ask.job_id) if spec.volume_id is None else await _check_new_id(ask, spec.volume_id, "$.input.volume_id")
+    )
     writes = await _reserve_new(ask, spec.volume, [volume_id])
     return Admitted(input=msgspec.structs.replace(spec, volume_id=volume_id), writes=writes)
 
@@ -205,7 +207,10 @@ async def _reserve_delete(ask: Admission, volume_id: str, path: str) -> Write:
     if volume.attachments or volume.status in (VolumeStatus.IN_USE, VolumeStatus.ATTACHING, VolumeStatus.DETACHING):
         servers = ", ".join(one.server_id for one in volume.attachments) or "a server"
         raise Conflict(
-            f"volume {volume.id} is attached to {servers}: detach it first", path=path, reason="volume_attached", volume_id=volume.id
+            f"volume {volume.id} is attached to {servers}: detach it first",
+            path=path,
+            reason="volume_attached",
+            volume_id=volume.id,
         )
     check_free(volume, path)
     if volume.status not in DELETABLE:
@@ -222,7 +227,9 @@ async def admit_retype(ask: Admission, spec: RetypeVolume) -> Admitted:
         raise _wrong_state(volume, "retyped", RETYPABLE, "$.input.volume_id")
     if volume.volume_type == spec.new_type:
         raise InvalidInput(
-            f"new_type is {spec.new_type}, which volume {volume.id} has already", path="$.input.new_type", reason="volume_type_same"
+            f"new_type is {spec.new_type}, which volume {volume.id} has already",
+            path="$.input.new_type",
+            reason="volume_type_same",
         )
     return Admitted(input=spec, writes=[_lock(ask, volume, version, VolumeStatus.RETYPING)])
 
@@ -335,7 +342,9 @@ def check_image_fits(image: Image, size_gib: int, path: str) -> None:
     virtual_gib = -(-(image.virtual_size or image.size or 0) // GIB)
     needed = max(virtual_gib, image.min_disk)
     if size_gib < needed:
-        why = f"its virtual size is {virtual_gib} GiB" if virtual_gib >= image.min_disk else f"its min_disk is {image.min_disk} GiB"
+        why = (
+            f"its virtual size is {virtual_gib} GiB" if virtual_gib >= image.min_disk else f"its min_disk is {image.min_disk} GiB"
+        )
         raise InvalidInput(
             f"size is {size_gib} GiB; image {image.id} needs {needed} ({why})",
             path=path,

@@ -7,8 +7,8 @@
 | `.new/<job_id>…`                | what a job is making; nobody else looks at it                   |
 
 Rules
-1. A file is made under `.new`, fsynced, renamed into its place, and then its folder is fsynced: after a power cut there is the whole
-   file or none.
+1. A file is made under `.new`, fsynced, renamed into its place, and then its folder is fsynced: after a power cut there is the
+   whole file or none.
 2. A file only grows.
 3. Wiping overwrites what is allocated, found with SEEK_DATA and SEEK_HOLE: the holes of a sparse file have nothing to overwrite.
 4. A qcow2 file names its base by a path relative to its own folder, so that the folder may be moved.
@@ -31,7 +31,7 @@ from milepost.work.threads import in_thread
 
 GIB = 1 << 30
 WIPE_STEP_BYTES = 64 << 20  # between two looks at whether to stop
-ZEROS = bytes(1 << 20)
+ZEROS = memoryview(bytes(1 << 20))
 FULL = (errno.ENOSPC, errno.EDQUOT)
 QCOW2_MAGIC = b"QFI\xfb"
 
@@ -231,6 +231,7 @@ def _wipe_step(descriptor: int, at: int) -> tuple[int, int]:
 __all__ = [
     "GIB",
     "DiskFolder",
+    "OnBytes",
     "disk_full",
     "fsync",
     "grow",
