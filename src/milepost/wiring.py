@@ -29,8 +29,8 @@ from milepost.engine.context import Objects
 from milepost.engine.kinds import KINDS, Kinds
 from milepost.engine.node import Node
 from milepost.engine.service import Service
-from milepost.errors import InvalidInput, Unreachable
-from milepost.job import FINAL, Job, ProjectId
+from milepost.errors import InvalidInput, StoreUnavailable, Unreachable
+from milepost.job import FINAL, Event, EventType, Job, ProjectId
 from milepost.server.app import App, create_app
 from milepost.server.identity import Identities
 from milepost.settings import Settings
@@ -40,7 +40,7 @@ from milepost.wire import native, rfc3339
 
 log = structlog.get_logger("milepost")
 
-BUILT_IN = ("milepost.work.basics", "milepost.work.images")
+BUILT_IN = ("milepost.work.basics", "milepost.work.images", "milepost.work.volumes")
 ANSWER_BYTES_MAX = 2048
 # How long a thread may keep Python's lock from the others (Python: 5 ms).  The commit thread needs it for some microseconds
 # before and after each commit, and everybody whose write is in that commit waits with it.
@@ -142,18 +142,43 @@ class System:
             send=self._send,
             encode_callback=encode_callback,
             secret_of=self._secret_of,
-            sweep=None if objects is None else self._sweep,
-            limits={"images": settings.image_concurrency},
+            sweep=self._sweep,
+            limits={"images": settings.image_concurrency, "volumes": settings.volume_concurrency},
         )
         self.objects = objects
         self.app: App = create_app(self.service, settings, clock, objects=objects, identities=self.identities)
         self.app.state.engine = self.node
 
     async def _sweep(self) -> None:
-        from milepost.work.sweep import sweep
+        from milepost.work.volumes.sweep import sweep as sweep_volumes
 
-        assert self.objects is not None
-        await sweep(self.store, self.objects)  # type: ignore[arg-type]
+        if self.objects is not None:
+            from milepost.work.sweep import sweep
+
+            await sweep(self.store, self.objects)  # type: ignore[arg-type]
+        await sweep_volumes(self.store, self.folder, now_us=self.clock.now_us())
+
+    async def settle(self) -> None:
+        """Give back what jobs had reserved that end without running: at once, not at the next sweep.  Ends by cancellation."""
+        from milepost.work.volumes.sweep import settle
+
+        ended = asyncio.Event()
+
+        def listen(events: Sequence[Event]) -> None:
+            if any(event.type in (EventType.CANCELLED, EventType.FAILED) for event in events):
+                ended.set()
+
+        end = self.store.subscribe(listen)
+        try:
+            while True:
+                await ended.wait()
+                ended.clear()
+                try:
+                    await settle(self.store, self.folder, now_us=self.clock.now_us())
+                except (StoreUnavailable, OSError) as error:
+                    log.error("cannot settle what ended jobs left; the next sweep will", error=str(error))
+        finally:
+            end()
 
     async def _secret_of(self, project: ProjectId) -> str:
         return (await self.identities.ensure_project(project)).callback_secret
@@ -176,10 +201,13 @@ async def running_system(settings: Settings, *, kinds: Kinds | None = None, cloc
         kinds = _keep_tasks(load_kinds() if kinds is None else kinds, settings.task_keep_h)
         system = System(store, settings, clock=clock or SystemClock(), kinds=kinds, objects=objects)
         await system.node.start()
+        settling = asyncio.create_task(system.settle())
         try:
             yield system
         finally:
             await system.node.stop()
+            settling.cancel()
+            await asyncio.gather(settling, return_exceptions=True)
 
 
 def _open_objects(settings: Settings) -> Objects | None:

@@ -56,6 +56,10 @@ class Objects(Protocol):
         """None: no such object."""
         ...
 
+    def local_path(self, key: str) -> Path | None:
+        """The object's file on local storage, to be read or linked to and never written; None elsewhere."""
+        ...
+
     async def put_file(self, key: str, path: Path, *, on_progress: Callable[[int], Awaitable[None]] | None = None) -> None:
         """The file's bytes become the object, whole or not at all; on local storage the file is moved."""
         ...
