@@ -16,6 +16,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -122,7 +123,12 @@ class Executor:
     ) -> None:
         self._store, self._service, self._clock, self._settings, self._stats = store, service, clock, settings, stats
         self._kinds = service.kinds
-        self._scratch, self._objects, self._on_free = scratch, objects, on_free
+        self._scratch, self._folder, self._objects, self._on_free = scratch, scratch.parent, objects, on_free
+        self._keep_s = {
+            Succeeded: (State.SUCCEEDED, settings.keep_succeeded_s),
+            Failed: (State.FAILED, settings.keep_failed_s),
+            Cancelled: (State.CANCELLED, settings.keep_cancelled_s),
+        }
         self._threads: ThreadPoolExecutor | None = None
         self.attempts: dict[JobId, Attempt] = {}
         self.in_queue: dict[str, int] = {}
@@ -208,20 +214,24 @@ class Executor:
     async def _context(self, attempt: Attempt) -> Running:
         job = attempt.claimed.job
         outcomes = await self._sub_outcomes(job.id) if job.sub_total else []
-        attempt.reporter = _Reporter(self, attempt)
         return Running(
             job,
             attempt.claimed.claim,
-            report=attempt.reporter.report,
+            report=partial(self._report, attempt),
             sub_outcomes=outcomes,
             scratch=self._scratch,
-            folder=self._scratch.parent,
+            folder=self._folder,
             reserve=self._service.reserve,
             settings=self._settings,
             objects=self._objects,
             store=self._store,
             now_us=self._clock.now_us,
         )
+
+    async def _report(self, attempt: Attempt, progress: Progress) -> None:
+        if attempt.reporter is None:
+            attempt.reporter = _Reporter(self, attempt)
+        await attempt.reporter.report(progress)
 
     async def _sub_outcomes(self, job_id: JobId) -> list[SubOutcome]:
         return [
@@ -408,18 +418,10 @@ class Executor:
 
     def _expires_us(self, attempt: Attempt, outcome: Outcome, now_us: int) -> int | None:
         job = attempt.claimed.job
-        if job.parent_id is not None:
+        kept = self._keep_s.get(type(outcome))
+        if kept is None or job.parent_id is not None:
             return None
-        s = self._settings
-        match outcome:
-            case Succeeded():
-                state, keep_s = State.SUCCEEDED, s.keep_succeeded_s
-            case Failed():
-                state, keep_s = State.FAILED, s.keep_failed_s
-            case Cancelled():
-                state, keep_s = State.CANCELLED, s.keep_cancelled_s
-            case _:
-                return None
+        state, keep_s = kept
         if job.kind in self._kinds:
             keep_s = self._kinds.get(job.kind).keep_s.get(state, keep_s)
         return now_us + int(keep_s * 1e6)
