@@ -13,13 +13,18 @@ class Unmeasurable(Exception):
     """It cannot be measured here, and why; the run goes on without it."""
 
 
+# What the issue's own sketch of SQLite alone did on the machine on which the goals of the rates were set, jobs a second.
+SKETCH_PER_S = 14_700
+
+
 class Row(NamedTuple):
-    """One number.  Without a goal it is shown for what it is."""
+    """One number; without a goal it is shown for what it is.  `beside` names the row of the sketch that ran in the same minute."""
 
     name: str
     unit: str
     goal: float | None = None
     better: Literal["more", "less"] = "more"
+    beside: str | None = None
 
     def ratio(self, value: float) -> float | None:
         """How much of the goal was reached: 1 or more is all of it."""

@@ -5,6 +5,8 @@ Rules
 2. A value is the median of its rounds; the least and the greatest stand beside it.
 3. A figure that cannot be measured says why and does not end the run; nor does a goal that is missed.
 4. The disk's fdatasync is measured in the same run, before every round and after the last.
+5. A rate stands beside the sketch's rate of the same minute.  Its goal is judged as measured, and once more at the speed that the
+   sketch had where the goals were set; the goal itself is the same.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.figure import Figure, Row, Unmeasurable
+from bench.figure import SKETCH_PER_S, Figure, Row, Unmeasurable
 from bench.machine import facts, sync_samples_ms
 from bench.room import ROOT, fresh_room
 
@@ -79,18 +81,32 @@ def table(figures: Sequence[Figure], results: Results) -> str:
     """The figures as text; `of goal` is how much of it was reached, 1 or more being all of it."""
     lines = [_line(("figure", "median", "min", "max", "goal", "of goal"), "verdict"), ""]
     for figure in figures:
-        lines += [_row(row, results.values[row.name]) for row in figure.rows if row.name in results.values]
+        lines += [_row(row, results) for row in figure.rows if row.name in results.values]
         if figure.name in results.missing:
             lines.append(f"{figure.name}: not measured: {results.missing[figure.name]}")
     return "\n".join(lines)
 
 
-def _row(row: Row, values: list[float]) -> str:
+def _row(row: Row, results: Results) -> str:
+    values = results.values[row.name]
     median = statistics.median(values)
     ratio = row.ratio(median)
     goal = "" if row.goal is None else f"{'≥' if row.better == 'more' else '≤'} {row.goal:,g}"
     cells = (f"{row.name} ({row.unit})", _number(median), _number(min(values)), _number(max(values)), goal)
-    return _line((*cells, "" if ratio is None else f"{ratio:.2f}"), verdict(row, median))
+    said = verdict(row, median)
+    of_sketch = sketch_ratio(row, results)
+    if of_sketch is not None:
+        scaled = of_sketch * SKETCH_PER_S
+        said += f"; {of_sketch:.2f} of the sketch: {scaled:,.0f} at its {SKETCH_PER_S:,}, {verdict(row, scaled)}"
+    return _line((*cells, "" if ratio is None else f"{ratio:.2f}"), said)
+
+
+def sketch_ratio(row: Row, results: Results) -> float | None:
+    """How much of the sketch's rate in the same minute it reached: the median over the rounds."""
+    if row.beside is None:
+        return None
+    beside = results.values[row.beside]
+    return statistics.median(value / sketch for value, sketch in zip(results.values[row.name], beside, strict=True))
 
 
 def verdict(row: Row, median: float) -> str:
@@ -131,18 +147,27 @@ def record(figures: Sequence[Figure], results: Results, *, rounds: int, quick: b
         "rounds": rounds,
         "quick": quick,
         "machine": facts(results.sync_ms),
-        "figures": {name: _entry(rows[name], values) for name, values in results.values.items()},
+        "figures": {name: _entry(rows[name], results) for name in results.values},
         "not_measured": {
             name: why.replace(str(ROOT), ".").replace(str(Path.home()), "~") for name, why in results.missing.items()
         },
     }
 
 
-def _entry(row: Row, values: list[float]) -> dict[str, Any]:
+def _entry(row: Row, results: Results) -> dict[str, Any]:
+    values = results.values[row.name]
     median = statistics.median(values)
     entry: dict[str, Any] = {"unit": row.unit, "median": _short(median), "min": _short(min(values)), "max": _short(max(values))}
     if row.goal is not None:
         entry |= {"goal": row.goal, "verdict": verdict(row, median)}
+    of_sketch = sketch_ratio(row, results)
+    if of_sketch is not None:
+        scaled = of_sketch * SKETCH_PER_S
+        entry |= {
+            "of_sketch": _short(of_sketch),
+            "at_sketch_speed": _short(scaled),
+            "verdict_at_sketch_speed": verdict(row, scaled),
+        }
     return entry
 
 

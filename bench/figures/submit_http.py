@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from bench.figure import Figure, Row, Unmeasurable
+from bench.figures.throughput import beside_sketch
 from bench.room import Room, ask, poll
 
 
@@ -39,6 +40,6 @@ def _ended(path: Path, since_s: float) -> tuple[int, int]:
 FIGURE = Figure(
     "throughput-http",
     "no-op jobs end to end, POST /jobs from 32 connections of another process",
-    (Row("over HTTP, singly", "jobs/s", 3500),),
-    _measure,
+    (Row("over HTTP, singly", "jobs/s", 3500, beside="sketch beside HTTP"), Row("sketch beside HTTP", "jobs/s")),
+    beside_sketch("sketch beside HTTP", _measure),
 )
