@@ -91,6 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # identity
     token_s: Annotated[float, about("life of a token, seconds", gt=0)] = 86_400.0
     region: Annotated[str, about("region named in the service catalog")] = "RegionOne"
+    account: Annotated[str | None, about("name of the domain, as Huawei Cloud's account name; None: Default alone")] = None
     signature_window_s: Annotated[float, about("how far a signed request's date may be from the server's, seconds", gt=0)] = 900.0
     signature_once: Annotated[bool, about("refuse a signature that was used before to change something")] = True
     signature_host_required: Annotated[bool, about("refuse signatures that do not cover Host; golangsdk's do not")] = False

@@ -48,10 +48,11 @@ class Named(msgspec.Struct, frozen=True, omit_defaults=True):
     def key(self) -> str | None:
         return self.id or self.name
 
-    @property
-    def is_known_domain(self) -> bool:
-        """Whether the domain, where one is named, is the one there is: by its id, or by its name in any case."""
-        return self.domain is None or (self.domain.key or DOMAIN_ID).lower() == DOMAIN_ID
+    def is_in_domain(self, *accounts: str | None) -> bool:
+        """Whether the domain, where one is named, is the one there is: by its id, by its name in any case, or by one of these
+        names of the account, which is what Huawei Cloud calls a domain."""
+        domain = DOMAIN_ID if self.domain is None else self.domain.key or DOMAIN_ID
+        return domain.lower() == DOMAIN_ID or domain in accounts
 
 
 class PasswordUser(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -186,11 +187,65 @@ def roles(names: tuple[str, ...] | frozenset[str]) -> list[Role]:
     return [Role(stable_id("role", name), name) for name in sorted(names)]
 
 
-def catalog(base: str, region: str) -> list[Service]:
-    """The services of a server at this URL.  The image endpoint is unversioned: clients discover `/v2` behind it."""
+TENANT = "$(tenant_id)s"  # where an endpoint's URL has the project
+
+# Type, name, and what follows the server's own URL.  The image endpoint is unversioned: clients discover `/v2` behind it.
+# Huawei's types and their versions: huaweicloud/huaweicloud-sdk-go openstack/endpoint_location.go and openstack/client.go,
+# chnsz/golangsdk openstack/client.go.
+SERVICES = (
+    ("image", "glance", ""),
+    ("identity", "keystone", "/identity"),
+    ("iam", "iam", "/v3"),
+    ("ecs", "ecs", f"/v1/{TENANT}"),
+    ("ecsv1.1", "ecsv1.1", f"/v1.1/{TENANT}"),
+    ("ecsv2", "ecsv2", f"/v2/{TENANT}"),
+    ("evs", "evs", f"/v2/{TENANT}"),
+    ("volume", "cinder", f"/v1/{TENANT}"),
+    ("volumev2", "cinderv2", f"/v2/{TENANT}"),
+    ("volumev3", "cinderv3", f"/v3/{TENANT}"),
+)
+
+
+def catalog(base: str, region: str, project: str | None = None) -> list[Service]:
+    """The services of a server at this URL for one project; those whose URL names it only when there is one."""
     return [
-        _service("image", "glance", base, region),
-        _service("identity", "keystone", f"{base}/identity", region),
+        _service(type, name, (base + path).replace(TENANT, project or ""), region)
+        for type, name, path in SERVICES
+        if project is not None or TENANT not in path
+    ]
+
+
+def service_entries(url: str) -> list[dict[str, Any]]:
+    """The services as `GET /v3/services` lists them; `url` is that of `/v3`."""
+    return [
+        {
+            "id": id,
+            "type": type,
+            "name": name,
+            "description": "",
+            "enabled": True,
+            "links": {"self": f"{url}/services/{id}"},
+        }
+        for type, name, _ in SERVICES
+        for id in (stable_id("service", type),)
+    ]
+
+
+def endpoint_entries(url: str, base: str, region: str) -> list[dict[str, Any]]:
+    """Their endpoints as `GET /v3/endpoints` lists them: `$(tenant_id)s` stands for the project, and clients replace it."""
+    return [
+        {
+            "id": endpoint.id,
+            "service_id": service.id,
+            "interface": endpoint.interface,
+            "region": endpoint.region,
+            "region_id": endpoint.region_id,
+            "url": endpoint.url,
+            "enabled": True,
+            "links": {"self": f"{url}/endpoints/{endpoint.id}"},
+        }
+        for service in catalog(base, region, TENANT)
+        for endpoint in service.endpoints
     ]
 
 
@@ -287,10 +342,10 @@ def user_entry(user: Member, *, enabled: bool, url: str) -> dict[str, Any]:
     }
 
 
-def domain_entry(url: str) -> dict[str, Any]:
+def domain_entry(url: str, account: str | None = None) -> dict[str, Any]:
     return {
         "id": DOMAIN_ID,
-        "name": DOMAIN_NAME,
+        "name": account or DOMAIN_NAME,
         "description": "The only domain",
         "enabled": True,
         "tags": [],
@@ -299,6 +354,6 @@ def domain_entry(url: str) -> dict[str, Any]:
     }
 
 
-def listing_bytes(name: str, entries: list[Any], url: str) -> bytes:
-    """A list as Keystone pages it: here always one page."""
-    return encode({name: entries, "links": {"next": None, "self": url, "previous": None}})
+def listing_bytes(name: str, entries: list[Any], url: str, *, next: str | None = None, previous: str | None = None) -> bytes:
+    """A list, or one page of it with the URLs of its neighbours."""
+    return encode({name: entries, "links": {"next": next, "self": url, "previous": previous}})

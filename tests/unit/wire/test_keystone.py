@@ -59,7 +59,8 @@ def test_ids_without_a_row_are_the_same_each_time_and_differ_from_each_other() -
 )
 def test_there_is_one_domain_by_id_or_name(domain: dict[str, str] | None, known: bool) -> None:
     named = keystone.Named(name="x", domain=None if domain is None else msgspec.convert(domain, keystone.Named))
-    assert named.is_known_domain is known
+    assert named.is_in_domain() is known
+    assert named.is_in_domain("x", None) is True, "an account's name is one of the domain's"
 
 
 @pytest.mark.parametrize(

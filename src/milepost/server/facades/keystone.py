@@ -16,13 +16,24 @@ from starlette.routing import BaseRoute, Route
 
 from milepost.errors import Forbidden, InvalidInput, MilepostError, NotFound, Unauthenticated
 from milepost.job import ProjectId
-from milepost.server.auth import DEFAULT_PROJECT, OPEN_PREFIX, check_project, open_token, project_of_open_token, read_token
+from milepost.server.auth import (
+    DEFAULT_PROJECT,
+    OPEN_PREFIX,
+    Identity,
+    check_project,
+    identify,
+    open_token,
+    project_of_open_token,
+    read_token,
+)
 from milepost.server.errors import retry_after_s, status_of
 from milepost.server.http import base_url, decode, read_body
 from milepost.server.identity import Issued
 from milepost.server.state import AppState
 from milepost.store import Project, Token, User
 from milepost.wire import keystone as wire
+from milepost.wire.huawei.errors import encode_error, signature_invalid
+from milepost.wire.signing.huawei import is_signed
 
 BODY_BYTES_MAX = 64 << 10
 ANYONE = wire.Member("anyone", "anyone")
@@ -40,16 +51,33 @@ class Call:
         self.url = f"{self.base}{prefix}/v3"
         self.open = self.state.settings.auth == "none"
 
-    @property
-    def catalog(self) -> list[wire.Service]:
-        return wire.catalog(self.base, self.state.settings.region)
+        self.signed = False  # whether the caller has shown an access key instead of a token
+
+    def catalog(self, project: str | None) -> list[wire.Service]:
+        return wire.catalog(self.base, self.state.settings.region, project)
 
     async def caller(self) -> Token:
-        """The caller's own token.  Errors: Unauthenticated."""
+        """The caller's own token, or what stands for one in a signed request.  Errors: Unauthenticated, Forbidden."""
         secret = read_token(self.headers)
         if secret is None and not self.open:
-            raise Unauthenticated("no token")
+            if not is_signed(self.headers.get(b"authorization")):
+                raise Unauthenticated("no token")
+            return self._of_key(await identify(self.request.scope))
         return await self.token(secret or "")
+
+    def _of_key(self, identity: Identity) -> Token:
+        self.signed = True
+        now_us = self.state.clock.now_us()
+        return Token(
+            digest="",
+            user_id=identity.user_id,
+            project=identity.project,
+            roles=tuple(sorted(identity.roles)),
+            methods=("key",),
+            audit_id="",
+            issued_us=now_us,
+            expires_us=now_us,
+        )
 
     async def token(self, secret: str) -> Token:
         """What a token stands for.  Errors: Unauthenticated."""
@@ -59,8 +87,8 @@ class Call:
 def routes(_: AppState) -> list[BaseRoute]:
     """Keystone's URLs, under both prefixes."""
     return [
-        _route("/identity", "/identity", GET=versions),
-        _route("/identity/", "/identity", GET=versions),
+        route("/identity", "/identity", GET=versions),
+        route("/identity/", "/identity", GET=versions),
         *_versioned(""),
         *_versioned("/identity"),
     ]
@@ -69,30 +97,20 @@ def routes(_: AppState) -> list[BaseRoute]:
 def _versioned(prefix: str) -> list[BaseRoute]:
     v3 = f"{prefix}/v3"
     return [
-        _route(v3, prefix, GET=version),
-        _route(f"{v3}/", prefix, GET=version),
-        _route(f"{v3}/auth/tokens", prefix, POST=issue, GET=validate, DELETE=revoke),
-        _route(f"{v3}/auth/catalog", prefix, GET=show_catalog),
-        _route(f"{v3}/auth/projects", prefix, GET=own_projects),
-        _route(f"{v3}/auth/domains", prefix, GET=list_domains),
-        _route(f"{v3}/domains", prefix, GET=list_domains),
-        _route(f"{v3}/domains/{{id}}", prefix, GET=show_domain),
-        _route(f"{v3}/projects", prefix, GET=list_projects),
-        _route(f"{v3}/projects/{{id}}", prefix, GET=show_project),
-        _route(f"{v3}/users", prefix, GET=list_users),
-        _route(f"{v3}/users/{{id}}", prefix, GET=show_user),
-        _route(f"{v3}/users/{{id}}/projects", prefix, GET=user_projects),
+        route(v3, prefix, GET=version),
+        route(f"{v3}/", prefix, GET=version),
+        route(f"{v3}/auth/tokens", prefix, POST=issue, GET=validate, DELETE=revoke),
     ]
 
 
-def _route(path: str, prefix: str, **handlers: Handler) -> Route:
+def route(path: str, prefix: str, **handlers: Handler) -> Route:
     allow = ", ".join(sorted({*handlers, "HEAD"} if "GET" in handlers else handlers))
 
     async def endpoint(request: Request) -> Response:
         call = Call(request, prefix)
         handler = handlers.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
-            response = _json(wire.error_bytes(405, "The method is not allowed for the requested URL."), 405)
+            response = json_response(wire.error_bytes(405, "The method is not allowed for the requested URL."), 405)
             response.headers["allow"] = allow
         else:
             try:
@@ -106,15 +124,18 @@ def _route(path: str, prefix: str, **handlers: Handler) -> Route:
     return Route(path, endpoint, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
 
 
-def _json(body: bytes, status: int = 200) -> Response:
+def json_response(body: bytes, status: int = 200) -> Response:
     return Response(body, status, media_type="application/json")
 
 
 def _refusal(call: Call, error: MilepostError) -> Response:
-    """The error as Keystone answers it.  Why a login failed is not told."""
+    """The error as Keystone answers it, or, about a signature, Huawei's gateway.  Why a login failed is not told."""
     status = status_of(error)
+    if error.fields.get("reason") == "signature":
+        refusal = signature_invalid(error.message)
+        return json_response(encode_error(refusal, call.request.scope["request_id"]), refusal.status)
     message = wire.UNAUTHORIZED if status == 401 else "The server failed on this request." if status == 500 else error.message
-    response = _json(wire.error_bytes(status, message), status)
+    response = json_response(wire.error_bytes(status, message), status)
     if status == 401:
         response.headers["www-authenticate"] = f'Keystone uri="{call.url}"'
     wait_s = retry_after_s(error, status)
@@ -127,11 +148,11 @@ def _refusal(call: Call, error: MilepostError) -> Response:
 
 
 async def versions(call: Call) -> Response:
-    return _json(wire.versions_bytes(f"{call.url}/"), 300)
+    return json_response(wire.versions_bytes(f"{call.url}/"), 300)
 
 
 async def version(call: Call) -> Response:
-    return _json(wire.version_bytes(f"{call.url}/"))
+    return json_response(wire.version_bytes(f"{call.url}/"))
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------
@@ -143,7 +164,7 @@ async def issue(call: Call) -> Response:
     body = await read_body(call.request.receive, call.headers, limit_bytes=BODY_BYTES_MAX, limit_s=limit_s)
     auth = decode(wire.decode_auth, body).auth
     issued = _issue_open(call, auth) if call.open else await _issue(call, auth)
-    response = _json(await _describe(call, issued.token, user=_open_user(auth) if call.open else None), 201)
+    response = json_response(await _describe(call, issued.token, user=_open_user(auth) if call.open else None), 201)
     response.headers["x-subject-token"] = issued.secret
     return response
 
@@ -169,7 +190,7 @@ async def _authenticate(call: Call, identity: wire.IdentityPart) -> tuple[User, 
         named = wire.Named(given.id, given.name, given.domain)
         if named.key is None:
             raise InvalidInput("the user has neither id nor name", path="$.auth.identity.password.user")
-        if not named.is_known_domain:
+        if not named.is_in_domain(given.name, call.state.settings.account):  # an account's owner has its name
             raise Unauthenticated("no such domain")
         return await identities.check_password(named.key, given.password), ["password"], None
     if "token" in identity.methods and identity.token is not None:
@@ -212,11 +233,14 @@ async def _scope(call: Call, scope: wire.Scope | str | None, user: User) -> Proj
         raise Unauthenticated("there are no roles on a domain or on the system, only on projects")
     if scope.project.key is None:
         raise InvalidInput("the project has neither id nor name", path="$.auth.scope.project")
-    if not scope.project.is_known_domain:
+    if not scope.project.is_in_domain(user.name, call.state.settings.account):
         raise Unauthenticated("no such domain")
     try:
         return await call.state.store.get_project(scope.project.key)
     except NotFound:
+        own = await call.state.identities.projects_of(user.id) if scope.project.key == call.state.settings.region else []
+        if len(own) == 1:  # in Huawei Cloud a region's project has the region's name
+            return own[0]
         raise Unauthenticated("no such project") from None
 
 
@@ -238,14 +262,14 @@ async def _describe(call: Call, token: Token, *, user: wire.Member | None = None
         expires_us=token.expires_us,
         project=project,
         role_names=token.roles,
-        services=call.catalog if with_catalog else None,
+        services=call.catalog(token.project) if with_catalog else None,
     )
 
 
 async def validate(call: Call) -> Response:
     """What the token in `X-Subject-Token` stands for: for its user, or an admin."""
     secret, token = await _subject(call)
-    response = _json(await _describe(call, token))
+    response = json_response(await _describe(call, token))
     response.headers["x-subject-token"] = secret
     return response
 
@@ -270,11 +294,6 @@ async def _subject(call: Call) -> tuple[str, Token]:
     if caller.user_id != token.user_id and "admin" not in caller.roles:
         raise Forbidden("You are not authorized to perform the requested action: identity:validate_token.")
     return secret, token
-
-
-async def show_catalog(call: Call) -> Response:
-    await call.caller()
-    return _json(wire.encode({"catalog": call.catalog, "links": {"self": f"{call.url}/auth/catalog"}}))
 
 
 # --- auth none -------------------------------------------------------------------------------------------------------
@@ -312,98 +331,3 @@ def _open_user(auth: wire.Auth) -> wire.Member:
     given = auth.identity.password.user if auth.identity.password is not None else None
     name = (given.name or given.id) if given is not None else None
     return ANYONE if name is None else msgspec.structs.replace(ANYONE, name=name)
-
-
-# --- projects, users, domains ----------------------------------------------------------------------------------------
-
-
-async def own_projects(call: Call) -> Response:
-    """The projects that the caller may ask a token for."""
-    return await _projects(call, await _visible_projects(call, await call.caller(), everybody=False))
-
-
-async def list_projects(call: Call) -> Response:
-    """All projects for an admin, else the caller's own."""
-    caller = await call.caller()
-    return await _projects(call, await _visible_projects(call, caller, everybody="admin" in caller.roles))
-
-
-async def user_projects(call: Call) -> Response:
-    caller, user_id = await call.caller(), call.request.path_params["id"]
-    if user_id != caller.user_id and "admin" not in caller.roles:
-        raise Forbidden("You are not authorized to perform the requested action: identity:list_user_projects.")
-    return await _projects(call, await _visible_projects(call, caller, everybody=False, user_id=user_id))
-
-
-async def show_project(call: Call) -> Response:
-    caller, id = await call.caller(), call.request.path_params["id"]
-    for project in await _visible_projects(call, caller, everybody="admin" in caller.roles):
-        if project.id == id:
-            return _json(wire.encode({"project": _project(call, project)}))
-    raise NotFound(f"Could not find project: {id}.")
-
-
-async def _visible_projects(call: Call, caller: Token, *, everybody: bool, user_id: str | None = None) -> list[Project]:
-    if call.open:
-        id = caller.project or DEFAULT_PROJECT
-        return [Project(id=id, name=id, domain=wire.DOMAIN_ID, callback_secret="", created_us=0)]
-    if everybody:
-        return await call.state.store.list_projects()
-    return await call.state.identities.projects_of(user_id or caller.user_id)
-
-
-async def _projects(call: Call, projects: list[Project]) -> Response:
-    name = call.request.query_params.get("name")
-    entries = [_project(call, project) for project in projects if name is None or project.name == name]
-    return _json(wire.listing_bytes("projects", entries, f"{call.url}/projects"))
-
-
-def _project(call: Call, project: Project) -> object:
-    return wire.project_entry(wire.Member(project.id, project.name), enabled=project.enabled, url=call.url)
-
-
-async def list_users(call: Call) -> Response:
-    """All users for an admin, else the caller."""
-    caller, name = await call.caller(), call.request.query_params.get("name")
-    if call.open:
-        users = [_anyone()]
-    elif "admin" in caller.roles:
-        users = await call.state.store.list_users()
-    else:
-        users = [await call.state.store.get_user(caller.user_id)]
-    entries = [_user(call, user) for user in users if name is None or user.name == name]
-    return _json(wire.listing_bytes("users", entries, f"{call.url}/users"))
-
-
-async def show_user(call: Call) -> Response:
-    caller, id = await call.caller(), call.request.path_params["id"]
-    if id != caller.user_id and "admin" not in caller.roles:
-        raise Forbidden("You are not authorized to perform the requested action: identity:get_user.")
-    if call.open:
-        return _json(wire.encode({"user": _user(call, _anyone())}))
-    for user in await call.state.store.list_users():
-        if user.id == id:
-            return _json(wire.encode({"user": _user(call, user)}))
-    raise NotFound(f"Could not find user: {id}.")
-
-
-def _anyone() -> User:
-    return User(id=ANYONE.id, name=ANYONE.name, domain=wire.DOMAIN_ID, password_hash="", created_us=0)
-
-
-def _user(call: Call, user: User) -> object:
-    return wire.user_entry(wire.Member(user.id, user.name), enabled=user.enabled, url=call.url)
-
-
-async def list_domains(call: Call) -> Response:
-    await call.caller()
-    name = call.request.query_params.get("name")
-    entries = [wire.domain_entry(call.url)] if name is None or name.lower() == wire.DOMAIN_ID else []
-    return _json(wire.listing_bytes("domains", entries, f"{call.url}/domains"))
-
-
-async def show_domain(call: Call) -> Response:
-    await call.caller()
-    if call.request.path_params["id"] != wire.DOMAIN_ID:
-        raise NotFound(f"Could not find domain: {call.request.path_params['id']}.")
-    return _json(wire.encode({"domain": wire.domain_entry(call.url)}))
