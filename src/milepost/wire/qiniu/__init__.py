@@ -1,0 +1,1 @@
+"""Qiniu's wire: persistent processing and object storage.  Pure, as every wire."""
