@@ -99,6 +99,11 @@ class Service:
             self._announce(added.job)
         return added
 
+    async def rehearse(self, submission: Submission) -> None:
+        """What `submit` would refuse is refused; nothing is made.  Errors: as submit."""
+        self.check(submission)
+        await self._admit(submission, View(self.store, submission.project), self.clock.now_us())
+
     async def submit_many(self, submissions: Sequence[Submission]) -> list[Added]:
         """All or none.  Errors: as submit; the path names the entry, `$[3].input.size`."""
         if len(submissions) > self.settings.batch_max:
