@@ -137,3 +137,12 @@ def read_query(raw: str) -> dict[str, str]:
         return dict(parse_qsl(raw, keep_blank_values=True, max_num_fields=PAIRS_MAX))
     except ValueError:
         return {}
+
+
+def check_number(text: str | None, name: str, default: int, low: int, high: int) -> int:
+    """A whole number of ECS's query.  Errors: Refusal."""
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 12 and low <= int(text) <= high):
+        refuse("Ecs.0005", f"{name} is {text[:40]!r}; it goes from {low} to {high}.")
+    return int(text)

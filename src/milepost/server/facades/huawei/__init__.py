@@ -11,7 +11,7 @@ from __future__ import annotations
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.routing import BaseRoute, Route
 
-from milepost.server.facades.huawei import evs
+from milepost.server.facades.huawei import ecs, evs
 from milepost.server.facades.huawei.endpoint import Endpoint
 from milepost.server.facades.huawei.jobs import JobQuery
 from milepost.server.state import AppState
@@ -50,6 +50,7 @@ def routes(state: AppState) -> list[BaseRoute]:
         Route("/v1/{project_id}/jobs/{job_id}", show),
         Route("/v1.0/{project_id}/jobs/{job_id}", show),
         *evs.routes(),
+        *ecs.routes(),
     ]
 
 

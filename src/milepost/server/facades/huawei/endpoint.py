@@ -1,7 +1,7 @@
 """What every Huawei URL does around its handler: the body, the caller, the request id, and errors in the vendor's manner.
 
 Rules
-1. The body is read first and once: a signature covers it.
+1. The caller comes first; the body is read after that, unless a signature covers it.
 2. The caller's project must be the path's: 400 Common.0018.  A bad token is 401 Common.0013 of the service, a bad signature or
    none of both is 401 APIGW.0301 of the gateway before it.
 3. A method that a path does not have is a route that does not exist: the gateway knows routes by both.
@@ -19,8 +19,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import structlog
 
-from milepost.errors import Forbidden, InvalidInput, LimitExceeded, MilepostError, Unauthenticated, UnknownKind
-from milepost.job import Job
+from milepost.errors import Forbidden, InvalidInput, LimitExceeded, MilepostError, NotFound, Unauthenticated, UnknownKind
+from milepost.job import Job, Submission
 from milepost.server.auth import Identity, identify, read_token, text
 from milepost.server.errors import BROKEN_OFF, retry_after_s, status_of
 from milepost.server.http import JSON, Disconnected, Receive, Reply, Scope, Send, base_url, read_body
@@ -89,8 +89,8 @@ class Endpoint:
             handler = self._handlers.get(method) or (self._handlers.get("GET") if method == "HEAD" else None)
             if handler is None:
                 raise route_unknown()
-            body = await _read(scope, receive, headers)
-            call = Call(scope, headers, body, await _identify(scope, headers), self._service)
+            identity = await _identify(scope)
+            call = Call(scope, headers, await _read(scope, receive, headers), identity, self._service)
             reply = await handler(call)
         except Disconnected:  # APIGW.0201 is the gateway's word for any request that it cannot read
             reply = self._refuse(Refusal(400, BODY_TOO_LARGE, BROKEN_OFF, form=Form.GATEWAY), scope)
@@ -118,15 +118,16 @@ async def _read(scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> 
     return await read_body(receive, headers, limit_bytes=settings.body_bytes_max, limit_s=settings.body_s_max)
 
 
-async def _identify(scope: Scope, headers: dict[bytes, bytes]) -> Identity:
-    """Errors: Refusal, Throttled."""
+async def _identify(scope: Scope) -> Identity:
+    """Errors: Refusal, LimitExceeded (a signed body), Throttled."""
     try:
         return await identify(scope, project=scope["path_params"]["project_id"])
     except Unauthenticated as error:
-        if b"authorization" in headers and read_token(headers) is None:
+        if error.fields.get("reason") == "signature":
             raise signature_invalid(error.message) from error
-        raise (token_invalid() if read_token(headers) else signature_invalid(NO_CREDENTIALS)) from error
-    except (Forbidden, InvalidInput) as error:
+        has_token = read_token(scope["headers_by_name"]) is not None
+        raise (token_invalid() if has_token else signature_invalid(NO_CREDENTIALS)) from error
+    except (Forbidden, InvalidInput, NotFound) as error:  # not found: a project that an admin names and that is not there
         raise project_mismatch() from error
 
 
@@ -151,22 +152,32 @@ async def submit(call: Call, ask: Ask) -> tuple[Job, str | None]:
 
     Errors: those of `Service.submit`.
     """
+    submission = _submission(call, ask)
+    token = call.header(b"x-client-token")
+    if token is not None:
+        submission.idempotency_key = token
+        submission.body_hash = hashlib.sha256(call.scope["path"].encode() + b"\n" + call.body).hexdigest()
+    if ask.held:
+        submission.expires_us = call.state.clock.now_us() + ORDER_DAYS * 86_400_000_000
+    job = (await call.state.service.submit(submission)).job
+    return job, order_id(job.id) if ask.order else None
+
+
+async def rehearse(call: Call, ask: Ask) -> None:
+    """Errors: those that `submit` would have; nothing is made."""
+    await call.state.service.rehearse(_submission(call, ask))
+
+
+def _submission(call: Call, ask: Ask) -> Submission:
     call.kind = ask.kind
-    state, token = call.state, call.header(b"x-client-token")
-    submission = state.service.submission(
+    role = {} if call.identity.is_admin else {"role": "member"}
+    return call.state.service.submission(
         ask.kind,
         input=msgspec.json.encode(ask.input),
         project=call.identity.project,
         held=ask.held,
-        origin={"request_id": call.scope["request_id"], "user_id": call.identity.user_id}
-        | ({} if call.identity.is_admin else {"role": "member"}),
-        idempotency_key=token,
-        body_hash=None if token is None else hashlib.sha256(call.scope["path"].encode() + b"\n" + call.body).hexdigest(),
+        origin={"request_id": call.scope["request_id"], "user_id": call.identity.user_id, **role},
     )
-    if ask.held:
-        submission.expires_us = state.clock.now_us() + ORDER_DAYS * 86_400_000_000
-    job = (await state.service.submit(submission)).job
-    return job, order_id(job.id) if ask.order else None
 
 
 async def _send(send: Send, reply: Reply) -> None:
