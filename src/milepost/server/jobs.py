@@ -17,6 +17,7 @@ from milepost.server.errors import UnsupportedMediaType
 from milepost.server.http import JSON, Call, Reply, base_url, decode
 from milepost.store import JobQuery
 from milepost.wire import FIRST_S, LAST_S, from_rfc3339
+from milepost.wire.huawei.jobs import read_order_id
 from milepost.wire.native import (
     EventPage,
     JobPage,
@@ -378,8 +379,9 @@ async def retry(call: Call) -> Reply:
 
 
 async def release(call: Call) -> Reply:
-    """The held job is ready."""
-    return await _answer(call, await call.state.service.release(JobId(call.param), project=_own(call)), status=202)
+    """The held job is ready; it may be named by its order."""
+    job_id = read_order_id(call.param) or JobId(call.param)
+    return await _answer(call, await call.state.service.release(job_id, project=_own(call)), status=202)
 
 
 def _own(call: Call) -> ProjectId | None:
