@@ -6,13 +6,25 @@ import json
 from datetime import datetime
 from typing import Annotated, Any
 
-import msgspec
 import typer
 from rich.text import Text
 
 from milepost.cli.connect import Place, Timeout, connected, event_json, read_input, read_labels
 from milepost.cli.exits import Exit, exit_of, exit_of_many
-from milepost.cli.show import age, amount, counts_text, duration, error_json, job_json, percent, ran_s, state_text, until
+from milepost.cli.show import (
+    age,
+    amount,
+    counts_text,
+    duration,
+    error_json,
+    job_json,
+    percent,
+    plain_line,
+    ran_s,
+    result_json,
+    state_text,
+    until,
+)
 from milepost.cli.waiting import follow
 from milepost.client.sync import JobHandle
 from milepost.errors import InvalidInput, MilepostError
@@ -107,9 +119,11 @@ def get(
     else:
         for name, text in _facts(job.view):
             show.out.print(Text.assemble((f"{name:<10} ", "dim"), text))
-        if job.result is not None:
+        for sub in job.view.sub_jobs:
+            show.out.print(Text(f"  {plain_line(sub)}"), soft_wrap=True)
+        if (result := result_json(job.view)) is not None:
             show.out.print(Text("result", style="dim"))
-            show.out.print_json(data=msgspec.to_builtins(job.result), ensure_ascii=False)
+            show.out.print_json(data=result, ensure_ascii=False)
     return Exit.DONE
 
 

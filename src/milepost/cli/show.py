@@ -130,6 +130,12 @@ def error_json(error: MilepostError) -> dict[str, Any]:
     return {"code": error.code, "message": error.message, **told}
 
 
+def result_json(view: JobView) -> Any:
+    """What the job returned as JSON; None also for the entities of a job that has none of its own, only sub-jobs."""
+    found = msgspec.to_builtins(view.result)
+    return None if isinstance(view.result, msgspec.Struct) and not found else found
+
+
 def job_json(view: JobView, handle: dict[str, Any] | None = None) -> dict[str, Any]:
     """A job as JSON, the same shape for every wire."""
     shown: dict[str, Any] = {
@@ -139,7 +145,7 @@ def job_json(view: JobView, handle: dict[str, Any] | None = None) -> dict[str, A
         "status": view.status,
         "project": view.project,
         "progress": msgspec.to_builtins(view.progress),
-        "result": msgspec.to_builtins(view.result),
+        "result": result_json(view),
         "error": msgspec.to_builtins(view.error),
         "parent_id": view.parent_id,
         "sub_jobs": view.sub_counts,
@@ -234,8 +240,8 @@ def plain_line(view: JobView) -> str:
     if view.done:
         if view.error is not None and view.state is not State.SUCCEEDED:
             parts.append(view.error.message)
-        elif view.result is not None:
-            parts.append(shortened(json.dumps(msgspec.to_builtins(view.result), ensure_ascii=False)))
+        elif (result := result_json(view)) is not None:
+            parts.append(shortened(json.dumps(result, ensure_ascii=False)))
     elif view.progress is not None:
         parts += [
             percent(view.progress),

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 from rich.live import Live
 from rich.spinner import Spinner
 
 from milepost.cli.connect import Place, Timeout, connected
 from milepost.cli.exits import Exit, exit_of, exit_of_many, exit_of_view
-from milepost.cli.show import Show, error_json, job_json, plain_line, state_text, tree
+from milepost.cli.show import Show, error_json, job_json, plain_line, result_json, state_text, tree
 from milepost.client.cadence import Cadence
 from milepost.client.handle import read_handle
 from milepost.client.sync import Client, JobHandle
@@ -138,8 +137,8 @@ def _tell_changes(show: Show, job: JobHandle, views: Iterator[JobView]) -> JobVi
 
 
 def _tell_result(show: Show, view: JobView) -> None:
-    if view.result is not None:
-        show.out.print_json(data=msgspec.to_builtins(view.result), ensure_ascii=False)
+    if (result := result_json(view)) is not None:
+        show.out.print_json(data=result, ensure_ascii=False)
 
 
 # --- many -----------------------------------------------------------------------------------------------------------------
