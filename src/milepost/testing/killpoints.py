@@ -59,9 +59,9 @@ OPERATIONS: dict[str, Operation] = {
 PLACES: dict[str, Place] = {
     "submit.accepted": Place("milepost.engine.service:Service.submit", "after", "on disk and announced, not yet answered"),
     "run.before": Place("milepost.engine.executor:Executor._attempt", "before", "claimed, the function has not begun"),
-    "run.after": Place("milepost.engine.executor:Executor._finish", "before", "the function ended, nothing is written"),
-    "follow.before": Place("milepost.engine.executor:Executor._follow", "before", "the outcome is on disk, nobody knows"),
-    "follow.after": Place("milepost.engine.executor:Executor._follow", "after", "what follows was told"),
+    "run.after": Place("milepost.engine.finisher:Finisher.put", "before", "the function ended, nothing is written"),
+    "follow.before": Place("milepost.engine.finisher:Finisher._follow", "before", "the outcome is on disk, nobody knows"),
+    "follow.after": Place("milepost.engine.finisher:Finisher._follow", "after", "what follows was told"),
     "sub_jobs.read": Place("milepost.engine.executor:Executor._sub_outcomes", "after", "a resumed parent has its results"),
     "suspend.half": Place(f"{STORE}:_add_sub_job", "after", "one of a parent's sub-jobs is inserted, the others are not"),
     "heartbeat.renewed": Place("milepost.engine.heartbeat:Heartbeat.run_once", "after", "the lease is renewed"),
@@ -81,6 +81,19 @@ PLACES: dict[str, Place] = {
     "import.digested": Place("milepost.work.images:_write_durably", "after", "the checksums are on disk"),
     "import.stored": Place("milepost.work.images:Import.store", "after", "the object is stored, the record is not active"),
     "import.published": Place("milepost.work.images:Import.publish", "after", "the image is active, its job is running"),
+    "volume.taken": Place("milepost.work.volumes.change:Change.take", "after", "the volume is the running job's"),
+    "volume.linked": Place("milepost.work.volumes.making:link_base", "after", "the image is under the volume's name"),
+    "volume.made": Place("milepost.work.volumes.making:Making.make", "after", "the disk image has the job's name"),
+    "volume.placed": Place("milepost.work.volumes.making:place", "after", "the disk image has its own name"),
+    "volume.grown": Place("milepost.work.volumes.changing:grow", "after", "the disk image is larger, the record is not"),
+    "volume.wiping": Place("milepost.work.volumes.disk:_wipe_step", "after", "some of it is overwritten"),
+    "volume.wiped": Place("milepost.work.volumes.changing:wipe", "after", "all of it is overwritten"),
+    "volume.removed": Place("milepost.work.volumes.changing:remove_files", "after", "no file is left, the record is"),
+    "volume.noted": Place(
+        "milepost.work.volumes.change:write_durably", "after", "what it came to is noted, the record is not free"
+    ),
+    "volume.released": Place("milepost.work.volumes.change:Change.finish", "after", "the record is free, its job is running"),
+    "volume.gone": Place("milepost.work.volumes.change:Change.finish_removed", "after", "no record is left, its job is running"),
     "import.emptied": Place("milepost.work.images:Import.run", "after", "the scratch folder is empty, its job is running"),
 }
 

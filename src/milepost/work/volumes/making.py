@@ -51,18 +51,21 @@ class Making(Change):
         if isinstance(volume, VolumeResult):
             return volume
         await in_thread(self.disks.make)
-        new, backing = self.disks.of_job(self.job.id), None
+        backing = await self.make(volume)
+        target = self.disks.path(volume)
+        await in_thread(place, self.disks.of_job(self.job.id), target)
+        return await self.finish(volume, status=VolumeStatus.AVAILABLE, file=target.name, backing_file=backing, fault=None)
+
+    async def make(self, volume: Volume) -> str | None:
+        """The disk image, under the job's name; the name of its base when it has one."""
         if volume.image_id is None:
             await self.make_empty(volume)
-        else:
-            image = await self.read_image(volume.image_id)
-            if volume.format == "qcow2" and not self.spec.volume.full_clone:
-                backing = await self.make_on_top(volume, image)
-            else:
-                await self.clone(volume, image)
-        target = self.disks.path(volume)
-        await in_thread(place, new, target)
-        return await self.finish(volume, status=VolumeStatus.AVAILABLE, file=target.name, backing_file=backing, fault=None)
+            return None
+        image = await self.read_image(volume.image_id)
+        if volume.format == "qcow2" and not self.spec.volume.full_clone:
+            return await self.make_on_top(volume, image)
+        await self.clone(volume, image)
+        return None
 
     async def make_empty(self, volume: Volume) -> None:
         new, size_bytes = self.disks.of_job(self.job.id), volume.size_gib * GIB
