@@ -29,7 +29,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -41,19 +40,19 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from milepost import Conflict, Limits, NotFound, PermanentError, Resource, RetryableError, Running, Snooze, kind
+from milepost import Conflict, Limits, NotFound, PermanentError, Resource, RetryableError, Running, kind
 from milepost.egress import EgressPolicy
 from milepost.image import DISK_FORMATS, IMAGE, Image, ImageStatus, Visibility, decode_image, encode_image
 from milepost.work.convert import TARGETS, check_image, convert_image, needs_conversion
 from milepost.work.fetch import NO_SPACE_DELAY_S, FetchLimits, fetch
 from milepost.work.inspection import FORMATS, Inspected, inspect_image
+from milepost.work.locks import finish_anyway, locked
 from milepost.work.threads import Stop, in_thread
 
 T = TypeVar("T")
 
 OBJECTS = "images"  # the folder in object storage
 DIGEST_PIECE_BYTES = 8 << 20
-LOCK_WAIT_S = 10.0
 CHANGE_TRIES = 8
 PROPERTIES_MAX = 128
 TAGS_MAX = 128
@@ -169,19 +168,18 @@ def object_key(image_id: str, fence: int) -> str:
 @kind("import", queue="images", attempts=3)
 async def import_image(job: Running, spec: ImportInput) -> ImportResult:
     """Fetch a disk image from a URL, check it, convert it where asked, store it, and publish it."""
-    with contextlib.ExitStack() as stack:
-        await _lock(job.scratch / "lock", stack)
+    async with locked(job.scratch / "lock"):
         work = Import(job, spec)
         try:
             return await _name_disk_errors(work.run())
         except asyncio.CancelledError:
             if not job.stopping:
-                await _finish_anyway(work.remove_everything())
+                await finish_anyway(work.remove_everything())
             raise
         except Exception as error:
             last = job.attempt - job.job.crashes >= job.job.attempts_max  # attempts that died with their worker are not counted
             if last or isinstance(error, PermanentError):
-                await _finish_anyway(work.remove_everything())
+                await finish_anyway(work.remove_everything())
             raise
 
 
@@ -400,27 +398,6 @@ async def _name_disk_errors(running: Coroutine[Any, Any, T]) -> T:
         raise RetryableError(
             "no_space", f"The disk is full ({error}); free some space, it is tried again.", delay_s=NO_SPACE_DELAY_S
         ) from error
-
-
-async def _finish_anyway(cleanup: Any) -> None:
-    """The cleanup ends also when its task is cancelled once more."""
-    task = asyncio.ensure_future(cleanup)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    task.result()
-
-
-async def _lock(path: Path, stack: contextlib.ExitStack) -> None:
-    """Hold the folder until the stack closes.  The system lets go of it when the process dies.  Errors: Snooze."""
-    file = stack.enter_context(path.open("wb"))
-    for _ in range(int(LOCK_WAIT_S / 0.1)):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            await asyncio.sleep(0.1)
-    raise Snooze(LOCK_WAIT_S, "another attempt of this import has not stopped yet")
 
 
 def _empty(folder: Path) -> None:
