@@ -207,6 +207,9 @@ class AccessKey(msgspec.Struct, frozen=True):
     created_us: int
     enabled: bool = True
 
+    def __repr__(self) -> str:
+        return f"<AccessKey {self.id} of {self.user_id} in {self.project}>"
+
 
 class StoreStats(msgspec.Struct):
     """Counters since open, for metrics: commits, jobs a commit, fsync seconds."""
