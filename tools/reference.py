@@ -478,6 +478,59 @@ def exit_table() -> str:
 
 # --- writing -------------------------------------------------------------------------------------------------------
 
+# --- Huawei's wire --------------------------------------------------------------------------------------------------
+
+
+def huawei_routes() -> str:
+    """The routes of the facade; their handlers are named after what they do."""
+    from milepost.server.facades import huawei
+
+    state = typing.cast("Any", type("State", (), {"store": None}))
+    rows = []
+    for route in huawei.routes(state):
+        path = re.sub(r"{(\w+):\w+}", r"{\1}", typing.cast("Any", route).path)
+        for method, handler in sorted(typing.cast("Any", route).endpoint._handlers.items()):
+            name = "show_job" if handler.__qualname__.startswith("JobQuery") else handler.__qualname__.partition(".")[0]
+            rows.append([f"`{method} {path}`", name.strip("_").replace("_", " ")])
+    return table(["route", "what it does"], rows)
+
+
+def huawei_codes() -> str:
+    """Every reason with its status and code in both services, and what a kind says more exactly."""
+    from milepost.wire.huawei.errors import BY_KIND, REASONS, REFUSALS, Service
+
+    def said(reason: str, service: Service) -> str:
+        status, code = REFUSALS[service][reason]
+        return f"{status} `{code}`"
+
+    rows = [[f"`{reason}`", said(reason, Service.EVS), said(reason, Service.ECS)] for reason in REASONS]
+    exact = [[f"`{reason}`", f"`{kind}`", f"{status} `{code}`"] for (reason, kind), (status, code) in BY_KIND.items()]
+    return table(["reason", "EVS", "ECS"], rows) + "\n" + table(["reason", "of the kind", "instead"], exact)
+
+
+def huawei_services() -> str:
+    """The services whose jobs the client follows."""
+    from milepost.wire.huawei.other import SERVICES
+
+    rows = [
+        [f"`huawei-{name}`", f"`{one.path}`", one.shape, ", ".join(f"`{key}`" for key in one.entities) or "-", one.quirk or "-"]
+        for name, one in SERVICES.items()
+    ]
+    return table(["wire", "path", "shape", "entities", "quirks that are taken"], rows)
+
+
+def huawei_submits() -> str:
+    """What the client submits by the name of its job."""
+    from milepost.wire.huawei.submits import ROUTES
+
+    rows = [
+        [f"`{kind}`", f"`huawei-{service}`", f"`{route.method} {route.path}`", f"`{route.body}`" if route.body else "-"]
+        for service, routes_ in ROUTES.items()
+        for kind, route in routes_.items()
+    ]
+    return table(["kind", "wire", "is sent to", "key of the body"], rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "moves": moves,
@@ -490,6 +543,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "kinds": kinds,
     "commands": command_line,
     "exit-codes": exit_table,
+    "huawei-routes": huawei_routes,
+    "huawei-codes": huawei_codes,
+    "huawei-services": huawei_services,
+    "huawei-submits": huawei_submits,
 }
 
 
