@@ -132,6 +132,21 @@ class ObjectStore:
             await asyncio.to_thread(_remove_empty, self.root, (self.root / key).parent)
         return True
 
+    async def copy(self, key: str, to: str) -> None:
+        """A second object with the same bytes; on local storage both names lead to the same ones until one is deleted.
+
+        Errors: FileNotFoundError when there is no such object, StoreUnavailable, OSError of the local file system.
+        """
+        check_key(key)
+        check_key(to)
+        if self.root is not None:
+            await _in_thread(_link_durably, self.root / key, self.root, to)
+            return
+        if await self.size_bytes(key) is None:
+            raise FileNotFoundError(key)
+        with _mapped():
+            await obstore.copy_async(self._store, key, to)
+
     async def list_keys(self, prefix: str) -> list[ObjectEntry]:
         """All objects under the folder `prefix`, by key.  Errors: StoreUnavailable."""
         check_key(prefix.rstrip("/"))
@@ -226,6 +241,16 @@ def _move_durably(source: Path, root: Path, key: str, cancelled: threading.Event
         source.unlink()
     for folder in (target.parent, *made):
         _fsync(folder)
+
+
+def _link_durably(source: Path, root: Path, key: str, cancelled: threading.Event) -> None:
+    temporary = root / TEMPORARY / uuid.uuid4().hex
+    temporary.hardlink_to(source)
+    try:
+        _move_durably(temporary, root, key, cancelled)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _copy_durably(source: Path, temporary: Path, target: Path, cancelled: threading.Event) -> None:
