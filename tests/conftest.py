@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+os.environ.setdefault("MILEPOST_HISTORY", "off")  # no test learns from, or writes into, the history of who runs it
+
 # The words of a skip that is about the machine and not about the test: "needs qemu-img", "could not import 'x'", …
 MISSING = re.compile(
     r"\b(needs|requires) (?!root|linux)|\bmissing\b|not (installed|found|available)|could not import|no module named",

@@ -5,11 +5,15 @@ A probe is wasted while the job cannot be done, and each second between the end 
 intervals that grow with the job's age keeps both in proportion: the lag stays below a fixed share of the duration, and the
 number of probes grows with its logarithm.
 
+Where it is known how long jobs of this kind take, the stretch in which hardly any of them ends is asked through a few times
+only, and what that saves is spent on looking closer afterwards.
+
 Order of precedence
 1. `every_s`, the user's own interval: always wins.
 2. the server's `Retry-After`.
 3. after a failed probe: a pause that doubles with each failure in a row.
-4. a share of the job's age, at least `first_s`, at most `cap_s`.
+4. while hardly a job of the kind ends, as far as is known: `quiet_share` of the job's age.
+5. a share of the job's age, at least `first_s`, at most `cap_s`; in the first seconds half of the age, at most `young_s`.
 Everything but `every_s` is jittered, so that waits started together do not stay together.
 """
 
@@ -21,6 +25,8 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
+from milepost.client.durations import Durations
+
 
 class Cadence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How eagerly a wait asks.  All in seconds, but `share` and `jitter`, which are fractions.
@@ -30,8 +36,10 @@ class Cadence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     every_s: float | None = None  # the user's own fixed interval
     first_s: float = 0.25  # shortest interval, used while the job is young
-    share: float = 0.1  # of the job's age
-    cap_s: float = 30.0  # longest interval that we choose ourselves
+    young_s: float = 1.0  # longest interval while the share of the job's age is less than that
+    share: float = 0.045  # of the job's age
+    cap_s: float = 120.0  # longest interval that we choose ourselves
+    quiet_share: float = 0.5  # of the job's age, while hardly a job of its kind ends
     retry_after_cap_s: float = 600.0  # a server that asks for more is asked earlier
     failure_s: float = 0.25  # pause after the first failed probe
     failure_cap_s: float = 10.0
@@ -48,13 +56,21 @@ class Cadence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.jitter >= 1:
             raise ValueError(f"cadence jitter is {self.jitter:g}; it must be below 1")
 
-    def after_answer(self, age_s: float, retry_after_s: float | None, random: Callable[[], float]) -> float:
+    def after_answer(
+        self, age_s: float, retry_after_s: float | None, random: Callable[[], float], known: Durations | None = None
+    ) -> float:
         """Seconds until the next probe after one that was answered.  `random` returns a float in [0, 1)."""
         if self.every_s is not None:
             return self.every_s
         if retry_after_s is not None:
             return self._later(min(retry_after_s, self.retry_after_cap_s), random)
-        return self._around(min(self.cap_s, max(self.first_s, self.share * max(age_s, 0.0))), random)
+        return self._around(self._own_s(max(age_s, 0.0), known), random)
+
+    def _own_s(self, age_s: float, known: Durations | None) -> float:
+        own_s = min(self.cap_s, max(self.first_s, min(self.young_s, age_s / 2), self.share * age_s))
+        if known is None:
+            return own_s
+        return max(own_s, min(self.quiet_share * age_s, known.quiet_until_s(age_s) - age_s))
 
     def after_failure(self, failures: int, random: Callable[[], float]) -> float:
         """Seconds until the next probe after `failures` (from 1) in a row without a usable answer."""
