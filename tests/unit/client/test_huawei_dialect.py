@@ -389,3 +389,10 @@ def test_many_jobs_are_waited_for_together() -> None:
     jobs = [Known(id) for id in states]
     run.run(waits.as_completed(run.session, jobs, timeout_s=60, cadence=None))
     assert [known.state for known in jobs] == ["succeeded", "failed"]
+
+
+@pytest.mark.parametrize("job_id", ["0197a000000070008000000000000001", "0197A000000070008000000000000001"])
+def test_milepost_itself_takes_an_id_as_huaweis_wire_shows_it(job_id: str) -> None:
+    native = dialect("native")
+    assert native.probe(job_id).url == "/jobs/0197a000-0000-7000-8000-000000000001"
+    assert native.act(job_id, "release").url == "/jobs/0197a000-0000-7000-8000-000000000001/release"

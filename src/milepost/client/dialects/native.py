@@ -170,7 +170,13 @@ def _job_request(spec: Spec) -> dict[str, Any]:
     return body
 
 
+PLAIN = re.compile(r"([0-9a-fA-F]{8})([0-9a-fA-F]{4})([0-9a-fA-F]{4})([0-9a-fA-F]{4})([0-9a-fA-F]{12})")
+
+
 def _path(job_id: str) -> str:
+    """An id as Huawei's wire shows it, without dashes, is the same id."""
+    if plain := PLAIN.fullmatch(job_id):
+        job_id = "-".join(plain.groups()).lower()
     return f"/jobs/{quote(job_id, safe='')}"
 
 
