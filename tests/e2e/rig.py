@@ -18,7 +18,7 @@ START_S = 30.0
 
 def environ(**more: str) -> dict[str, str]:
     """The environment without what the developer's own shell says of other servers and terminals."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MILEPOST_", "OS_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MILEPOST_", "OS_", "HUAWEICLOUD_"))}
     return {**kept, "NO_COLOR": "1", "COLUMNS": "120", **more}
 
 
