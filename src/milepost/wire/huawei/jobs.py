@@ -233,7 +233,7 @@ def _show(job: Job, service: Service, entities: Entities) -> HuaweiJob:
         job_id=job.id.replace("-", ""),
         job_type=job.kind,
         begin_time=at_ms(job.created_us),
-        end_time=at_ms(job.ended_us) if job.state in FINAL else "",
+        end_time=at_ms(job.ended_us),
         error_code=code,
         fail_reason=reason,
     )

@@ -17,16 +17,13 @@ _GO = re.compile(r" ([+-]\d{4}) [A-Z]{3,4}$")
 MS_MIN = 100_000_000_000  # a number from here on counts milliseconds, not seconds
 
 
+@functools.lru_cache(maxsize=16384)  # sub-jobs begin together, and a poll shows most instants of the one before
 def at_ms(at_us: int | None) -> str:
     """`2026-03-04T05:06:07.120Z`, cut, not rounded; `""` for None."""
     if at_us is None:
         return ""
-    return f"{_whole_second(at_us // 1_000_000)}.{at_us // 1000 % 1000:03d}Z"
-
-
-@functools.lru_cache(maxsize=4096)  # a parent and its sub-jobs lie close together
-def _whole_second(at_s: int) -> str:
-    return datetime.fromtimestamp(min(max(at_s, FIRST_S), LAST_S), UTC).isoformat()[:19]
+    second = datetime.fromtimestamp(min(max(at_us // 1_000_000, FIRST_S), LAST_S), UTC).isoformat()[:19]
+    return f"{second}.{at_us // 1000 % 1000:03d}Z"
 
 
 def read_time(value: Any) -> int | None:
