@@ -1,9 +1,8 @@
 """Runs claimed jobs: coroutines on the loop, plain functions in threads, isolated ones in subprocesses.
 
 Rules
-1. What an attempt came to is a value (`Outcome`), decided in `_outcome_of` and written in `_finish`, nowhere else.
-2. An outcome is kept and written again until the store takes it or says that the lease was lost: a full disk loses no result.
-3. A cancelled coroutine or subprocess stops at once; a plain function is asked (`cancel_requested`) and waited for, because a
+1. What an attempt came to is a value (`Outcome`), decided in `_outcome_of…` and written by the `Finisher`, nowhere else.
+2. A cancelled coroutine or subprocess stops at once; a plain function is asked (`cancel_requested`) and waited for, because a
    thread cannot be killed and starting it again beside itself would be worse.
 """
 
@@ -12,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import shutil
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
@@ -23,9 +23,11 @@ from typing import Any, assert_never
 import msgspec
 import structlog
 
-from milepost.clock import Clock, Timer
+from milepost.clock import Clock
 from milepost.engine import isolated
+from milepost.engine.attempt import Attempt, Reporter, storable_failure, storable_text
 from milepost.engine.context import Cancel, Objects, Running, RunningInThread, Snooze, SubOutcome, Suspend
+from milepost.engine.finisher import Finisher
 from milepost.engine.kinds import Kind
 from milepost.engine.service import Service
 from milepost.engine.stats import EngineStats
@@ -49,7 +51,6 @@ from milepost.job import (
     Retried,
     Returned,
     Snoozed,
-    State,
     Submission,
     Succeeded,
     Suspended,
@@ -60,50 +61,7 @@ from milepost.store import Store
 log = structlog.get_logger("milepost.engine")
 
 UNKNOWN_KIND_PAUSE_S = 30.0
-FAILURE_CHARS_MAX = 4000
-DETAILS_BYTES_MAX = 64 << 10
 _encode = msgspec.json.Encoder().encode
-
-
-class Attempt:
-    """One claimed job while it runs here."""
-
-    __slots__ = (
-        "begun",
-        "cancel_reason",
-        "claimed",
-        "finishing",
-        "flag",
-        "lost",
-        "reporter",
-        "running",
-        "started_s",
-        "stopping",
-        "task",
-        "timed_out",
-    )
-
-    def __init__(self, claimed: Claimed, started_s: float) -> None:
-        self.claimed, self.started_s = claimed, started_s
-        self.task: asyncio.Task[None] | None = None
-        self.running: Running | None = None
-        self.reporter: _Reporter | None = None
-        self.flag: threading.Event | None = None  # what a plain function looks at
-        self.cancel_reason: str | None = None
-        self.begun = self.lost = self.stopping = self.finishing = False
-        self.timed_out: Failure | None = None
-
-    def interrupt(self) -> None:
-        """Stop the function.  Once its outcome is being written there is nothing to stop.
-
-        A task that is cancelled before its first step runs nothing at all, not even its `finally`: it looks by itself.
-        """
-        if self.finishing or not self.begun:
-            return
-        if self.flag is not None:
-            self.flag.set()
-        elif self.task is not None:
-            self.task.cancel()
 
 
 class Executor:
@@ -124,13 +82,12 @@ class Executor:
         self._store, self._service, self._clock, self._settings, self._stats = store, service, clock, settings, stats
         self._kinds = service.kinds
         self._scratch, self._folder, self._objects, self._on_free = scratch, scratch.parent, objects, on_free
-        self._keep_s = {
-            Succeeded: (State.SUCCEEDED, settings.keep_succeeded_s),
-            Failed: (State.FAILED, settings.keep_failed_s),
-            Cancelled: (State.CANCELLED, settings.keep_cancelled_s),
-        }
         self._threads: ThreadPoolExecutor | None = None
         self.attempts: dict[JobId, Attempt] = {}
+        self._waiting: deque[Attempt] = deque()  # claimed, not begun
+        self._runners: set[asyncio.Task[None]] = set()
+        self._emptied: asyncio.Future[None] | None = None  # somebody waits until nothing runs
+        self._finisher = Finisher(store, service, clock, settings, stats, scratch=scratch, on_ended=self._ended)
         self.in_queue: dict[str, int] = {}
 
     def start(self, claimed: Iterable[Claimed]) -> None:
@@ -143,7 +100,31 @@ class Executor:
             self.in_queue[job.queue] = self.in_queue.get(job.queue, 0) + 1
             self._stats.claims += 1
             self._stats.attempts[job.kind] += 1
-            attempt.task = asyncio.create_task(self._run(attempt))
+            self._waiting.append(attempt)
+        self._run_waiting()
+
+    def _run_waiting(self) -> None:
+        if self._waiting:
+            runner = asyncio.create_task(self._run_in_turn())
+            self._runners.add(runner)
+            runner.add_done_callback(self._runners.discard)
+
+    async def _run_in_turn(self) -> None:
+        """Run attempts one after the other until one has to wait: many jobs end without that, and a task for each costs more.
+
+        The next runner is made when the loop comes round and finds attempts waiting, which is when this one waits itself.  An
+        attempt that was interrupted, or that changed a context variable, is the last one of its task.
+        """
+        runner, context = asyncio.current_task(), copy_context()
+        assert runner is not None
+        asyncio.get_running_loop().call_soon(self._run_waiting)
+        while self._waiting:
+            attempt = self._waiting.popleft()
+            attempt.task = runner
+            await self._run(attempt)
+            if runner.cancelling() or copy_context() != context:
+                context.run(self._run_waiting)
+                return
 
     # --- one attempt -----------------------------------------------------------------------------------------------
 
@@ -151,34 +132,28 @@ class Executor:
         job = attempt.claimed.job
         attempt.begun = True
         try:
-            try:
-                asked = attempt.cancel_reason is not None or attempt.lost or attempt.stopping
-                outcome = self._outcome_of_cancel(attempt) if asked else await self._attempt(attempt)
-            except asyncio.CancelledError:
-                outcome = self._outcome_of_cancel(attempt)
-            except StoreUnavailable as error:  # while the attempt was prepared: nothing of it ran
-                log.error("cannot begin an attempt; the job goes back to its queue", job_id=job.id, error=str(error))
-                outcome = Returned()
-            except Exception as error:  # what it came to cannot even be said, as a snooze for ever
-                log.error("an attempt came to nothing that can be stored", job_id=job.id, kind=job.kind, exc_info=error)
-                outcome = Failed(_failure("bad_result", f"what the function asked for cannot be: {error}"))
-            attempt.finishing = True
-            assert attempt.task is not None
-            if attempt.task.cancelling():  # asked to stop just as the function ended: the request must not hit the write
-                await self._finish_shielded(attempt, outcome)
-            else:
-                await self._finish(attempt, outcome)
-        finally:
-            if self.attempts.get(job.id) is attempt:  # else a later attempt runs here: this one had lost its lease
-                del self.attempts[job.id]
-            self.in_queue[job.queue] -= 1
-            self._on_free(job.queue)
+            asked = attempt.cancel_reason is not None or attempt.lost or attempt.stopping
+            outcome = self._outcome_of_cancel(attempt) if asked else await self._attempt(attempt)
+        except asyncio.CancelledError:
+            outcome = self._outcome_of_cancel(attempt)
+        except StoreUnavailable as error:  # while the attempt was prepared: nothing of it ran
+            log.error("cannot begin an attempt; the job goes back to its queue", job_id=job.id, error=str(error))
+            outcome = Returned()
+        except Exception as error:  # what it came to cannot even be said, as a snooze for ever
+            log.error("an attempt came to nothing that can be stored", job_id=job.id, kind=job.kind, exc_info=error)
+            outcome = Failed(storable_failure("bad_result", f"what the function asked for cannot be: {error}"))
+        attempt.finishing = True
+        self._finisher.put(attempt, outcome)
 
-    async def _finish_shielded(self, attempt: Attempt, outcome: Outcome) -> None:
-        writing = asyncio.ensure_future(self._finish(attempt, outcome))
-        while not writing.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(writing)
+    def _ended(self, attempt: Attempt) -> None:
+        """What it came to is written, or will never be: its slot is free."""
+        job = attempt.claimed.job
+        if self.attempts.get(job.id) is attempt:  # else a later attempt runs here: this one had lost its lease
+            del self.attempts[job.id]
+        self.in_queue[job.queue] -= 1
+        if not self.attempts and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+        self._on_free(job.queue)
 
     async def _attempt(self, attempt: Attempt) -> Outcome:
         job = attempt.claimed.job
@@ -230,7 +205,7 @@ class Executor:
 
     async def _report(self, attempt: Attempt, progress: Progress) -> None:
         if attempt.reporter is None:
-            attempt.reporter = _Reporter(self, attempt)
+            attempt.reporter = Reporter(self._store, self._clock, self._settings, attempt, lose=self.lose)
         await attempt.reporter.report(progress)
 
     async def _sub_outcomes(self, job_id: JobId) -> list[SubOutcome]:
@@ -320,23 +295,23 @@ class Executor:
             case Suspend():
                 return self._suspended(attempt, error)
             case Snooze():
-                return Snoozed(self._clock.now_us() + int(error.delay_s * 1e6), _plain(error.note))
+                return Snoozed(self._clock.now_us() + int(error.delay_s * 1e6), storable_text(error.note))
             case Cancel():
                 if attempt.cancel_reason is None and attempt.stopping:
                     return Returned()
-                return Cancelled(_failure("cancelled", attempt.cancel_reason or error.reason))
+                return Cancelled(storable_failure("cancelled", attempt.cancel_reason or error.reason))
             case PermanentError():
-                return Failed(_failure(error.code, error.message, error.details))
+                return Failed(storable_failure(error.code, error.message, error.details))
             case RetryableError():
-                return self._retry_or_fail(attempt, _failure(error.code, error.message, error.details), error.delay_s)
+                return self._retry_or_fail(attempt, storable_failure(error.code, error.message, error.details), error.delay_s)
             case JobError():
                 failed = [_sub_failure(sub) for sub in error.fields.get("failed", getattr(error, "failed", []))]
-                return Failed(_failure("sub_jobs_failed", error.message, {"failed": failed} if failed else None))
+                return Failed(storable_failure("sub_jobs_failed", error.message, {"failed": failed} if failed else None))
             case LimitExceeded():
                 return Failed(Failure(error.code, error.message, {"limit": error.limit, "allowed": error.allowed}))
             case _:
                 log.warning("a job function raised", job_id=attempt.claimed.job.id, kind=kind.name, exc_info=error)
-                return self._retry_or_fail(attempt, _failure("exception", f"{type(error).__name__}: {error}"), None)
+                return self._retry_or_fail(attempt, storable_failure("exception", f"{type(error).__name__}: {error}"), None)
 
     def _outcome_of_cancel(self, attempt: Attempt) -> Outcome:
         if attempt.cancel_reason is not None:
@@ -378,73 +353,11 @@ class Executor:
                 self._service.check(submission)
                 _encode(submission.labels)
             except (InvalidInput, LimitExceeded) as error:
-                return Failed(_failure(error.code, f"sub-job {position} ({sub.kind}): {error.message}"))
+                return Failed(storable_failure(error.code, f"sub-job {position} ({sub.kind}): {error.message}"))
             except (TypeError, ValueError, RecursionError) as error:
-                return Failed(_failure(InvalidInput.code, f"sub-job {position} ({sub.kind}) is not JSON: {error}"))
+                return Failed(storable_failure(InvalidInput.code, f"sub-job {position} ({sub.kind}) is not JSON: {error}"))
             submissions.append(submission)
         return Suspended(submissions)
-
-    # --- the one place that writes ---------------------------------------------------------------------------------
-
-    async def _finish(self, attempt: Attempt, outcome: Outcome) -> None:
-        job, claim = attempt.claimed.job, attempt.claimed.claim
-        if attempt.lost:
-            return
-        pause_s = 0.05
-        while True:
-            now_us = self._clock.now_us()
-            try:
-                written = await self._store.finish_job(
-                    claim, outcome, now_us=now_us, expires_us=self._expires_us(attempt, outcome, now_us)
-                )
-                break
-            except InvalidInput as error:  # the store cannot keep this, however often it is asked
-                log.error("an outcome cannot be stored", job_id=job.id, error=str(error))
-                outcome = Failed(_failure("bad_result", f"what the function asked for cannot be stored: {error.message}"))
-            except StoreUnavailable as error:
-                log.error("cannot write an outcome, trying again", job_id=job.id, error=str(error), pause_s=pause_s)
-                await self._clock.sleep(pause_s)
-                pause_s = min(pause_s * 2, 5.0)
-                if attempt.lost:
-                    return
-        name = type(outcome).__name__.lower()
-        self._stats.outcomes[job.kind, name] += 1
-        self._stats.run_s[job.kind] += self._clock.monotonic_s() - attempt.started_s
-        if not written:
-            self._stats.lost_leases += 1
-            log.warning("lease lost", job_id=job.id, fence=claim.fence, outcome=name)
-            return
-        self._follow(attempt, outcome)
-
-    def _expires_us(self, attempt: Attempt, outcome: Outcome, now_us: int) -> int | None:
-        job = attempt.claimed.job
-        kept = self._keep_s.get(type(outcome))
-        if kept is None or job.parent_id is not None:
-            return None
-        state, keep_s = kept
-        if job.kind in self._kinds:
-            keep_s = self._kinds.get(job.kind).keep_s.get(state, keep_s)
-        return now_us + int(keep_s * 1e6)
-
-    def _follow(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Hints about what the outcome made possible, and the end of the scratch folder."""
-        job = attempt.claimed.job
-        match outcome:
-            case Retried() | Snoozed():
-                self._service.dispatch.reschedule()
-            case Returned():
-                pass
-            case Suspended(sub_jobs):
-                for queue in {sub.queue for sub in sub_jobs}:
-                    self._service.dispatch.announce(queue)
-            case Succeeded() | Failed() | Cancelled():
-                if job.callback is not None:
-                    self._service.dispatch.announce_delivery()
-                if attempt.running is not None and (attempt.running.scratch_used or job.attempt > 1):
-                    self._drop_scratch(self._scratch / job.id)
-
-    def _drop_scratch(self, scratch: Path) -> None:
-        asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(scratch, ignore_errors=True))
 
     # --- from outside ----------------------------------------------------------------------------------------------
 
@@ -468,17 +381,15 @@ class Executor:
 
     async def drain(self, grace_s: float) -> int:
         """Wait for the running ones, then give the rest back to their queues.  Returns how many were given back."""
-        tasks = [attempt.task for attempt in self.attempts.values() if attempt.task is not None]
-        if tasks and grace_s > 0:
-            await asyncio.wait(tasks, timeout=grace_s)
+        if grace_s > 0:
+            await self._wait_empty(grace_s)
         left = list(self.attempts.values())
         for attempt in left:
             attempt.stopping = True
             if attempt.running is not None:
                 attempt.running.stopping = True
             attempt.interrupt()
-        if left:
-            await asyncio.wait([attempt.task for attempt in left if attempt.task is not None], timeout=2.0)
+        await self._wait_empty(2.0)
         for attempt in list(self.attempts.values()):  # plain functions that do not look at cancel_requested
             with contextlib.suppress(StoreUnavailable):
                 await self._store.finish_job(attempt.claimed.claim, Returned(), now_us=self._clock.now_us())
@@ -486,6 +397,12 @@ class Executor:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
         return len(left)
+
+    async def _wait_empty(self, timeout_s: float) -> None:
+        if self.attempts:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._emptied], timeout=timeout_s)
+            self._emptied = None
 
 
 def _call_kept(function: Callable[..., Any], context: RunningInThread, arguments: tuple[Any, ...]) -> Any:
@@ -503,67 +420,5 @@ def _checked(raw: bytes) -> bytes:
     return raw
 
 
-def _plain(text: str) -> str:
-    """Text that can be stored: not endless, and without the lone surrogates that names of files bring along."""
-    return text[:FAILURE_CHARS_MAX].encode("utf-8", "backslashreplace").decode()
-
-
-def _failure(code: str, message: str, details: dict[str, Any] | None = None) -> Failure:
-    """A failure that can be stored, whatever the function put into it: what cannot be is left out and said."""
-    if details is not None:
-        try:
-            size_bytes = len(_encode(details))
-        except (TypeError, ValueError, RecursionError) as error:
-            details = {"left_out": _plain(f"details are not JSON: {error}")}
-        else:
-            if size_bytes > DETAILS_BYTES_MAX:
-                details = {"left_out": f"details have {size_bytes} bytes; {DETAILS_BYTES_MAX} are kept"}
-    return Failure(_plain(code), _plain(message), details)
-
-
 def _sub_failure(sub: Any) -> dict[str, Any]:
     return {"job_id": sub.job_id, "kind": sub.kind, "state": str(sub.state), "error": msgspec.to_builtins(sub.error)}
-
-
-class _Reporter:
-    """Progress of one attempt, coalesced: at most one write every `progress_every_s`, and the last one always."""
-
-    def __init__(self, executor: Executor, attempt: Attempt) -> None:
-        self._executor, self._attempt = executor, attempt
-        self._last_s = float("-inf")
-        self.kept: Progress | None = None
-        self._timer: Timer | None = None
-
-    async def report(self, progress: Progress) -> None:
-        every_s = self._executor._settings.progress_every_s
-        now_s = self._executor._clock.monotonic_s()
-        self.kept = progress
-        if now_s - self._last_s >= every_s:
-            await self.flush()
-        elif self._timer is None:
-            delay_s = every_s - (now_s - self._last_s)
-            self._timer = self._executor._clock.call_later(delay_s, self._flush_soon)
-
-    def _flush_soon(self) -> None:
-        self._timer = None
-        if self.kept is not None and self._attempt.claimed.job.id in self._executor.attempts:
-            task = asyncio.ensure_future(self.flush())
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    async def flush(self) -> None:
-        """Write what was kept.  A store that is away for a moment costs a progress report, not the job."""
-        progress, self.kept = self.kept, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if progress is None:
-            return
-        executor = self._executor
-        self._last_s = executor._clock.monotonic_s()
-        try:
-            held = await executor._store.report_progress(self._attempt.claimed.claim, progress, now_us=executor._clock.now_us())
-        except StoreUnavailable as error:
-            log.warning("progress not written", job_id=self._attempt.claimed.job.id, error=str(error))
-            return
-        if not held:
-            executor.lose([self._attempt.claimed.job.id])

@@ -77,6 +77,15 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
 SORTABLE = ("created_us", "id", "kind", "state", "project", "updated_us", "expires_us")
 
 
+class Ended(NamedTuple):
+    """What one attempt came to, and when: the arguments of `finish_job`."""
+
+    claim: Claim
+    outcome: Outcome
+    now_us: int
+    expires_us: int | None = None
+
+
 class SubCounts(NamedTuple):
     """A parent's sub-jobs by state."""
 
@@ -323,6 +332,10 @@ class Store(Protocol):
         """
         ...
 
+    async def finish_jobs(self, ended: Sequence[Ended]) -> list[bool]:
+        """`finish_job` of each, in one transaction: one whose lease was lost is False, and the others are written."""
+        ...
+
     # --- operators -------------------------------------------------------------------------------------------------
 
     async def cancel_job(self, job_id: JobId, *, project: ProjectId | None, reason: str, now_us: int, expires_us: int) -> Job:
@@ -449,6 +462,7 @@ __all__ = [
     "AccessKey",
     "Added",
     "Delivery",
+    "Ended",
     "Grant",
     "JobQuery",
     "Listener",

@@ -49,7 +49,7 @@ from milepost.job import (
     WorkerId,
     new_job_id,
 )
-from milepost.store import NEVER, Added, JobQuery, Listener, Queue, QueueDepth, Renewal, StoreStats, SubCounts, Write
+from milepost.store import NEVER, Added, Ended, JobQuery, Listener, Queue, QueueDepth, Renewal, StoreStats, SubCounts, Write
 from milepost.store.migrate import migrate_sqlite
 from milepost.store.rows import event_from_row, job_from_row, job_params, new_job, plain_params, text
 from milepost.store.sqlite_lists import depths_of, list_sql
@@ -384,7 +384,11 @@ class SqliteStore(SqliteRecords):
         return await self._writer.do(_report, claim, progress, now_us)  # type: ignore[no-any-return]
 
     async def finish_job(self, claim: Claim, outcome: Outcome, *, now_us: int, expires_us: int | None = None) -> bool:
-        return await self._writer.finish(claim, outcome, now_us, expires_us)  # type: ignore[no-any-return]
+        held: list[bool] = await self._writer.finish([Ended(claim, outcome, now_us, expires_us)])
+        return held[0]
+
+    async def finish_jobs(self, ended: Sequence[Ended]) -> list[bool]:
+        return await self._writer.finish(ended)  # type: ignore[no-any-return]
 
     # --- operators -------------------------------------------------------------------------------------------------
 
@@ -634,7 +638,7 @@ def _ending(claim: Claim, outcome: Outcome, now_us: int, expires_us: int | None)
     return None
 
 
-def _finish_all(tx: Transaction, outcomes: list[tuple[Claim, Outcome, int, int | None]]) -> list[bool]:
+def _finish_all(tx: Transaction, outcomes: Sequence[Ended]) -> list[bool]:
     """What these attempts came to; the final ones first, together."""
     endings = [_ending(*one) for one in outcomes]
     ended = iter(_end_all(tx, [ending for ending in endings if ending is not None]))

@@ -24,12 +24,13 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from milepost.errors import InvalidInput, MilepostError, StoreUnavailable
 from milepost.job import Event, Job
-from milepost.store import Listener, StoreStats
+from milepost.store import Ended, Listener, StoreStats
 
 BUSY_S = 10.0
 BUSY_PAUSE_S = 0.003
@@ -87,7 +88,7 @@ class Writer:
         insert_event: str,
         last_event_id: str,
         flush_added: Callable[[Transaction], None],
-        finish_all: Callable[[Transaction, list[tuple[Any, ...]]], list[Any]],
+        finish_all: Callable[[Transaction, Sequence[Ended]], list[bool]],
         stats: StoreStats,
     ) -> None:
         self._connection = connection
@@ -121,12 +122,9 @@ class Writer:
         """An operation that only adds jobs through the lists of the transaction: those of a batch go in together."""
         return self._put(self._adding, run, args)
 
-    def finish(self, *args: Any) -> asyncio.Future[Any]:
-        """What one attempt came to: the arguments of all those of a batch are given to `finish_all` in one call."""
-        return self._put(self._ending, self._finish_one, args)
-
-    def _finish_one(self, tx: Transaction, *args: Any) -> Any:
-        return self._finish_all(tx, [args])[0]
+    def finish(self, ended: Sequence[Ended]) -> asyncio.Future[Any]:
+        """What attempts came to: those of all the operations of a batch are given to `finish_all` in one call."""
+        return self._put(self._ending, self._finish_all, (ended,))
 
     def do(self, run: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         """Any other operation: `run(tx, *args)`; it sees what was added and ended before it in the batch."""
@@ -176,8 +174,8 @@ class Writer:
                 self._run_one(tx, operation, done)
             self._flush_added(tx)
             if ending:
-                results = self._finish_all(tx, [operation.args for operation in ending])
-                done += [(operation.future, result, None) for operation, result in zip(ending, results, strict=True)]
+                held = iter(self._finish_all(tx, [one for operation in ending for one in operation.args[0]]))
+                done += [(operation.future, list(islice(held, len(operation.args[0]))), None) for operation in ending]
             for operation in others:
                 self._run_one(tx, operation, done)
             self._flush_events(tx)

@@ -343,6 +343,9 @@ async def test_a_subscriber_sees_exactly_the_committed_events_in_order(house: Ho
         await house.cancel("nobody")
     assert not await house.end(claimed)
     await house.cancel(claimed.job.id)
+    for outcome in (BROKEN, OK, Retried(Failure("again", "once more"), house.now_us)):
+        await house.end(await house.running(), outcome)
+    await house.end(await house.claim_one(queue="lane"))
     assert told == await house.store.list_events()
     end()
     await house.add()

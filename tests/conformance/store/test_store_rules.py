@@ -33,7 +33,7 @@ from milepost.job import (
     Suspended,
     WorkerId,
 )
-from milepost.store import JobQuery, Resource, Write
+from milepost.store import Ended, JobQuery, Resource, Write
 
 # --- 1: on disk when it returns, nothing when it raises --------------------------------------------------------------------
 
@@ -103,6 +103,29 @@ async def test_rule_1_a_refused_operation_leaves_other_operations_of_its_batch(h
     assert isinstance(unknown, NotFound)
     assert await house.state(added.id) is State.READY
     assert await house.history(other.job.id) == ["submitted", "started", "failed"]
+
+
+async def test_rule_3_outcomes_that_are_given_together_are_each_judged_alone(house: House) -> None:
+    one, other, third = [await house.running() for _ in range(3)]
+    parent = await house.running()
+    (sub,) = await house.split(parent, *subs(1))
+    child = await house.claim_one(queue=sub.queue)
+    stale = Claim(one.job.id, one.claim.fence + 7, one.claim.worker)
+    claims = [
+        (stale, OK),
+        (one.claim, OK),
+        (one.claim, BROKEN),  # a second end of the same attempt
+        (other.claim, Returned()),
+        (third.claim, STOPPED),
+        (child.claim, OK),
+    ]
+    ended = [Ended(claim, outcome, house.now_us, house.expires_us) for claim, outcome in claims]
+    assert await house.store.finish_jobs(ended) == [False, True, False, True, True, True]
+    assert await house.history(one.job.id) == ["submitted", "started", "succeeded"]
+    assert await house.history(other.job.id) == ["submitted", "started", "returned"]
+    assert await house.history(third.job.id) == ["submitted", "started", "cancelled"]
+    assert await house.history(parent.job.id) == ["submitted", "started", "waiting", "resumed"]
+    assert await house.store.finish_jobs([]) == []
 
 
 async def test_rule_1_a_closed_store_says_so(durable: House) -> None:

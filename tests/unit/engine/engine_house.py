@@ -79,8 +79,8 @@ class House:
     async def idle(self, node: Node | None = None) -> None:
         """Nothing runs any more."""
         async with asyncio.timeout(10):
-            while tasks := [one.task for one in (node or self.node).executor.attempts.values() if one.task is not None]:
-                await asyncio.wait(tasks)
+            while (node or self.node).executor.attempts:
+                await asyncio.sleep(0)
 
     async def run(self, kind: str, input: bytes = b"{}", **fields: Any) -> Job:
         """The job after its first attempt."""
