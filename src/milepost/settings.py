@@ -108,11 +108,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     convert_memory_bytes: Annotated[int, about("address space of one image conversion", ge=1 << 26)] = 2 << 30
     convert_cpu_s: Annotated[int, about("processor time of one image conversion, seconds", ge=1)] = 3600
 
+    # buckets
+    buckets_max: Annotated[int, about("most buckets of one project", ge=0)] = 500
+    object_bytes_max: Annotated[int, about("largest object that is uploaded or fetched", ge=1)] = 1 << 40
+    upload_s_max: Annotated[float, about("longest time that one upload request may take, seconds", gt=0)] = 43_200.0
+    upload_keep_s: Annotated[float, about("how long a resumable upload may stay unfinished, seconds", gt=0)] = 604_800.0
+    uploads_max: Annotated[int, about("most unfinished resumable uploads of one project", ge=1)] = 1000
+    objects_domain: Annotated[
+        str, about("domain whose first label is a bucket in download URLs: media.objects.localhost; empty: none")
+    ] = "objects.localhost"
+
     # volumes
     zones: Annotated[str, about("availability zones, comma-separated; the first is the default; empty: any name")] = "az-1"
     volumes_max: Annotated[int, about("most volumes of one project, those on order included", ge=0)] = 400
     volumes_gib_max: Annotated[int, about("most GiB of all volumes of one project together", ge=0)] = 32_768
     volume_concurrency: Annotated[int, about("volumes made, extended or wiped at the same time", ge=1)] = 8
+
+    # servers
+    servers_max: Annotated[int, about("most servers of one project, those on order included", ge=0)] = 100
+    server_vcpus_max: Annotated[int, about("most vCPUs of all servers of one project together", ge=0)] = 200
+    server_ram_mib_max: Annotated[int, about("most MiB of memory of all servers of one project together", ge=0)] = 262_144
+    server_concurrency: Annotated[int, about("servers made, started, stopped or changed at the same time", ge=1)] = 16
+    server_stop_s: Annotated[float, about("how long a guest may take to shut down when asked to, seconds", gt=0)] = 60.0
+    server_network: Annotated[
+        Literal["isolated", "nat"], about("isolated: guests reach nothing; nat: whatever this host reaches, itself included")
+    ] = "isolated"
+    server_accel: Annotated[Literal["auto", "kvm", "tcg"], about("auto: KVM where it really works, else emulation: tcg")] = "auto"
 
     def __post_init__(self) -> None:
         if self.heartbeat_s * 3 > self.lease_s:

@@ -40,7 +40,8 @@ from milepost.wire import native, rfc3339
 
 log = structlog.get_logger("milepost")
 
-BUILT_IN = ("milepost.work.basics", "milepost.work.images", "milepost.work.volumes")
+BUILT_IN = ("milepost.work.basics", "milepost.work.images", "milepost.work.volumes", "milepost.work.servers")
+OBSERVE_S = 2.0  # a guest that shut down, or a machine that crashed, shows after this time
 ANSWER_BYTES_MAX = 2048
 # How long a thread may keep Python's lock from the others (Python: 5 ms).  The commit thread needs it for some microseconds
 # before and after each commit, and everybody whose write is in that commit waits with it.
@@ -143,7 +144,11 @@ class System:
             encode_callback=encode_callback,
             secret_of=self._secret_of,
             sweep=self._sweep,
-            limits={"images": settings.image_concurrency, "volumes": settings.volume_concurrency},
+            limits={
+                "images": settings.image_concurrency,
+                "volumes": settings.volume_concurrency,
+                "servers": settings.server_concurrency,
+            },
         )
         self.objects = objects
         self.app: App = create_app(self.service, settings, clock, objects=objects, identities=self.identities)
@@ -157,6 +162,33 @@ class System:
 
             await sweep(self.store, self.objects)  # type: ignore[arg-type]
         await sweep_volumes(self.store, self.folder, now_us=self.clock.now_us())
+        if self.has_servers:
+            from milepost.work.servers.sweep import sweep as sweep_servers
+
+            await sweep_servers(self.store, self.folder, now_us=self.clock.now_us())
+
+    @property
+    def has_servers(self) -> bool:
+        """Whether the kinds of servers are there: without the extra `servers` they are left out."""
+        return "createServer" in self.service.kinds
+
+    async def observe(self) -> None:
+        """Servers show what their machines are, also when nobody asks for anything.  Ends by cancellation."""
+        while self.has_servers:
+            from milepost.work.servers.sweep import observe
+
+            try:
+                await observe(self.store, self.folder, now_us=self.clock.now_us())
+            except (StoreUnavailable, OSError) as error:
+                log.error("cannot see what the servers' machines do; it is tried again", error=str(error))
+            await asyncio.sleep(OBSERVE_S)
+
+    async def close(self) -> None:
+        """What was kept in memory leaves nothing behind: no machine either."""
+        if self._folder is not None and self.has_servers:
+            from milepost.work.servers.sweep import stop_machines
+
+            await stop_machines(self.folder)
 
     async def settle(self) -> None:
         """Give back what jobs had reserved that end without running: at once, not at the next sweep.  Ends by cancellation."""
@@ -201,13 +233,15 @@ async def running_system(settings: Settings, *, kinds: Kinds | None = None, cloc
         kinds = _keep_tasks(load_kinds() if kinds is None else kinds, settings.task_keep_h)
         system = System(store, settings, clock=clock or SystemClock(), kinds=kinds, objects=objects)
         await system.node.start()
-        settling = asyncio.create_task(system.settle())
+        beside = [asyncio.create_task(system.settle()), asyncio.create_task(system.observe())]
         try:
             yield system
         finally:
             await system.node.stop()
-            settling.cancel()
-            await asyncio.gather(settling, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await system.close()
 
 
 def _open_objects(settings: Settings) -> Objects | None:

@@ -111,7 +111,10 @@ class Conversation:
 
     async def unplug_disk(self, volume_id: str, *, wait_s: float) -> bool:
         """The guest has the disk no more and its file is closed; False when it did not let go in time."""
-        name = disk_name(volume_id)
+        return await self.unplug_named(disk_name(volume_id), wait_s=wait_s)
+
+    async def unplug_named(self, name: str, *, wait_s: float = ANSWER_S) -> bool:
+        """The same for a disk known by QEMU's name of it."""
         if not await self._unplug(name, wait_s):
             return False
         if name in await self.nodes():

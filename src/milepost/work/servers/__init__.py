@@ -1,0 +1,19 @@
+"""Servers: virtual machines on this host, run by QEMU.
+
+| module    | what it does                                                                   |
+|-----------|--------------------------------------------------------------------------------|
+| spec      | inputs and results of the kinds                                                |
+| admission | what is checked and reserved at submit: states, names, quotas                  |
+| parts     | the same for disks and network cards of a server that is there                 |
+| kinds     | the kinds                                                                      |
+| change    | a server in the hands of a running job: taken, changed, given back             |
+| house     | the record's machine: what it is made of, its folder                           |
+| building  | create, another system on the same server                                      |
+| power     | start, stop, reboot, resize, delete                                            |
+| plugging  | disks and network cards come and go                                            |
+| sweep     | what ended jobs left, and what became of machines that nobody looked at        |
+"""
+
+from __future__ import annotations
+
+import milepost.work.servers.kinds  # noqa: F401  (registers them)

@@ -1,0 +1,190 @@
+"""What ended jobs left, and what became of machines while nobody looked.
+
+Theory: a running job cleans up after itself under its fence.  What is left are records locked for a job that is final or gone,
+and folders of machines without a record.  A final state never changes, so they are nobody's; each write has the record's version
+as its condition.
+
+| record                                   | what becomes of it                                                        |
+|------------------------------------------|---------------------------------------------------------------------------|
+| `building`, its job failed               | `error` with the job's reason; its machine and volumes go                 |
+| `building`, its job cancelled or gone    | removed, with its machine and volumes                                     |
+| any other, locked by an ended job        | unlocked; its state is what its machine shows; its volumes are settled    |
+| `active`, nobody's, its guest shut down  | `stopped`                                                                 |
+| `active`, nobody's, its machine crashed  | `error` with a fault                                                      |
+| `stopped`, nobody's, its machine runs    | `active`                                                                  |
+
+A machine whose folder has no record is stopped, and the folder is removed: records come before folders and go after them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+
+from milepost import NotFound, Resource, VersionConflict, Write
+from milepost.compute import SERVER, Fault, Server, VmState, decode_server
+from milepost.job import FINAL, Job, JobId, State
+from milepost.machines import Machine, MachineError, Standing, list_machines
+from milepost.machines.command import disk_name
+from milepost.volume import VOLUME, decode_volume
+from milepost.work.servers.admission import server_resource
+from milepost.work.servers.change import state_of
+from milepost.work.servers.house import folder_of, servers_folder
+from milepost.work.servers.power import settle
+from milepost.work.threads import in_thread
+from milepost.work.volumes.admission import volume_resource
+from milepost.work.volumes.disk import DiskFolder
+from milepost.work.volumes.making import remove_files
+
+if TYPE_CHECKING:
+    from milepost.store import Store
+
+log = structlog.get_logger("milepost.servers")
+
+
+async def sweep(store: Store, data: Path, *, now_us: int) -> int:
+    """No server is locked for a job that has ended, none shows what it is not, no machine is nobody's.  How many were changed."""
+    count = 0
+    for resource in await store.list_resources(SERVER):
+        server = decode_server(resource.doc)
+        if server.job_id is None:
+            continue
+        ended = await _ended(store, server.job_id)
+        if ended is not None:
+            count += await _tried(_settle(store, data, resource, server, ended, now_us))
+    return count + await observe(store, data, now_us=now_us) + await _remove_strays(store, data)
+
+
+async def observe(store: Store, data: Path, *, now_us: int) -> int:
+    """Every server that nobody changes shows what its machine is.  How many were changed.
+
+    Cheap enough to be called every few seconds: a few small files a server.
+    """
+    count = 0
+    for resource in await store.list_resources(SERVER):
+        server = decode_server(resource.doc)
+        if server.job_id is not None or server.vm_state not in (VmState.ACTIVE, VmState.STOPPED):
+            continue
+        seen = await in_thread(Machine(folder_of(data, server.id)).look)
+        state = state_of(seen, now_us)
+        if state["vm_state"] is server.vm_state or (server.vm_state is VmState.STOPPED and not seen.running):
+            continue
+        level = log.warning if seen.standing is Standing.CRASHED else log.info
+        level("server changed by itself", server_id=server.id, was=server.vm_state, now=state["vm_state"], why=seen.words)
+        count += await _tried(_write(store, resource, server, now_us, state))
+    return count
+
+
+async def stop_machines(data: Path) -> int:
+    """No machine of this folder runs: for a server that keeps its data in memory, and for tests.  How many ran."""
+    count = 0
+    for machine in list_machines(servers_folder(data)):
+        count += machine.look().running
+        await machine.remove()
+    return count
+
+
+async def _tried(change: Any) -> bool:
+    try:
+        await change
+    except VersionConflict:  # somebody changed it just now: the next round looks again
+        return False
+    return True
+
+
+async def _ended(store: Store, job_id: str) -> Job | bool | None:
+    """The job when it is final, True when it is gone, None while it may still do something."""
+    try:
+        found = await store.get_job(JobId(job_id))
+    except NotFound:
+        return True
+    if not isinstance(found, Job):
+        return True
+    return found if found.state in FINAL else None
+
+
+async def _settle(store: Store, data: Path, resource: Resource, server: Server, ended: Job | bool, now_us: int) -> None:
+    log.warning("what was left of a job is settled", server_id=server.id, job_id=server.job_id, task=server.task_state)
+    if server.vm_state is VmState.BUILDING:
+        await _unmake(store, data, resource, server, ended, now_us)
+        return
+    machine = Machine(folder_of(data, server.id))
+    await _unplug_unknown(machine, server)
+    await _settle_volumes(store, server, now_us)
+    values: dict[str, Any] = {"job_id": None, "task_state": None}
+    if server.disks or server.vm_state is not VmState.ERROR:  # one that was never made stays what it is
+        values |= state_of(await in_thread(machine.look), now_us)
+    await _write(store, resource, server, now_us, values)
+
+
+async def _unmake(store: Store, data: Path, resource: Resource, server: Server, ended: Job | bool, now_us: int) -> None:
+    """A server whose making ended: nothing of it is left but its reason."""
+    await Machine(folder_of(data, server.id)).remove()
+    for disk in server.disks:
+        found = await _find_volume(store, disk.volume_id)
+        if found is None:
+            continue
+        volume = decode_volume(found.doc)
+        if volume.job_id in (None, server.job_id) and all(one.server_id == server.id for one in volume.attachments):
+            await store.delete_resource(VOLUME, volume.id)
+            await in_thread(remove_files, DiskFolder(data), volume)
+    if isinstance(ended, Job) and ended.state is State.FAILED:
+        message = ended.error.message if ended.error is not None else "its job failed"
+        fault = Fault(code=500, message=message, created_us=now_us)
+        values = {"vm_state": VmState.ERROR, "fault": fault, "disks": [], "job_id": None, "task_state": None}
+        await _write(store, resource, server, now_us, values)
+    else:
+        await store.delete_resource(SERVER, server.id)
+
+
+async def _unplug_unknown(machine: Machine, server: Server) -> None:
+    """A disk that was plugged in and never recorded leaves the machine."""
+    if not machine.look().running:
+        return
+    known = {disk_name(disk.volume_id) for disk in server.disks}
+    try:
+        async with machine.talk() as qemu:
+            for name in await qemu.devices():
+                if name.startswith("d") and len(name) == 29 and name not in known:
+                    await qemu.unplug_named(name)
+    except MachineError as error:
+        log.warning("a disk could not be unplugged", server_id=server.id, error=str(error))
+
+
+async def _settle_volumes(store: Store, server: Server, now_us: int) -> None:
+    """Volumes that this server's job had are nobody's, and what their attachments say."""
+    for resource in await store.list_resources(VOLUME, project=server.project):  # type: ignore[arg-type]
+        volume = decode_volume(resource.doc)
+        if volume.job_id == server.job_id and volume.file is not None:
+            changed = msgspec.structs.replace(settle(volume), updated_us=now_us)
+            await store.write_resources([Write(resource=volume_resource(changed), if_version=resource.version)])
+
+
+async def _find_volume(store: Store, volume_id: str) -> Resource | None:
+    try:
+        return await store.get_resource(VOLUME, volume_id)
+    except NotFound:
+        return None
+
+
+async def _remove_strays(store: Store, data: Path) -> int:
+    count = 0
+    for machine in list_machines(servers_folder(data)):
+        try:
+            await store.get_resource(SERVER, machine.folder.name)
+        except NotFound:
+            log.warning("a machine without a server is removed", folder=machine.folder.name)
+            await machine.remove()
+            count += 1
+    return count
+
+
+async def _write(store: Store, resource: Resource, server: Server, now_us: int, values: dict[str, Any]) -> None:
+    changed = msgspec.structs.replace(server, updated_us=now_us, **values)
+    await store.write_resources([Write(resource=server_resource(changed), if_version=resource.version)])
+
+
+__all__ = ["observe", "stop_machines", "sweep"]
