@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from milepost.client.aio import AsyncJobHandle as AsyncJobHandle
     from milepost.client.cadence import Cadence as Cadence
     from milepost.client.identity import Credentials as Credentials
+    from milepost.client.signing import KeyPair as KeyPair
     from milepost.client.sync import Client as Client
     from milepost.client.sync import JobHandle as JobHandle
     from milepost.engine.admission import Admission as Admission
@@ -67,6 +68,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "milepost.client.aio": ("AsyncClient", "AsyncJobHandle"),
     "milepost.client.cadence": ("Cadence",),
     "milepost.client.identity": ("Credentials",),
+    "milepost.client.signing": ("KeyPair",),
     "milepost.client.sync": ("Client", "JobHandle"),
     "milepost.engine.admission": ("Admission", "Admitted"),
     "milepost.engine.context": ("Cancel", "Running", "RunningInThread", "Snooze", "SubOutcome"),

@@ -33,6 +33,11 @@ OfUser = Annotated[str | None, typer.Option("--user", "-u", help="whose [dim](th
 OfProject = Annotated[str | None, typer.Option("--project", help="for which project [dim](the user's only one)[/dim]")]
 
 Action = Callable[[Any, Any], Awaitable[Any]]
+PAIR_VARIABLES = (
+    ("HUAWEICLOUD_SDK_AK", "access_key"),
+    ("HUAWEICLOUD_SDK_SK", "secret_key"),
+    ("HUAWEICLOUD_SDK_PROJECT_ID", "project"),
+)
 
 
 def _run(as_json: bool, data: str | None, action: Action, tell: Callable[[Show, Any], None]) -> None:
@@ -303,7 +308,11 @@ def create_key(
         }
 
     def tell(show: Show, fields: dict[str, Any]) -> None:
-        _fields(show, fields)
+        if pair and not show.as_json:  # as the vendor's SDKs and this client read them
+            for variable, field in PAIR_VARIABLES:
+                show.out.print(f"export {variable}={fields[field]}", soft_wrap=True, highlight=False)
+        else:
+            _fields(show, fields)
         _secret(show, "secret")
 
     _run(json, data, act, tell)

@@ -15,6 +15,8 @@ from milepost.client.handle import Handle, read_handle
 from milepost.client.identity import Credentials, from_clouds_yaml, from_environment
 from milepost.client.known import parse_instant
 from milepost.client.session import Session, encode_input
+from milepost.client.signing import KeyPair
+from milepost.client.signing import from_environment as keys_from_environment
 from milepost.clock import Clock, SystemClock
 from milepost.errors import InvalidInput
 
@@ -29,20 +31,23 @@ def open_session(
     cloud: str | None,
     token: str | None,
     project: str | None,
-    credentials: Credentials | None,
+    credentials: Credentials | KeyPair | None,
     environ: Mapping[str, str] | None = None,
     clock: Clock | None = None,
     **options: Any,
 ) -> Session:
     """Where to go and as whom.
 
-    Order: what is given; the cloud's entry in `clouds.yaml`; for wire glance without an endpoint `OS_*`; `MILEPOST_URL`,
-    `MILEPOST_TOKEN`, `MILEPOST_PROJECT`; a server on this machine.
+    Order: what is given; the cloud's entry in `clouds.yaml`; for wire glance without an endpoint `OS_*`; for a Huawei wire
+    without a token `HUAWEICLOUD_SDK_AK` and `_SK`; `MILEPOST_URL`, `MILEPOST_TOKEN`, `MILEPOST_PROJECT`; this machine.
     Errors: InvalidInput naming what is missing or wrong.
     """
     environ = os.environ if environ is None else environ
     if endpoint is not None and cloud is not None:
         raise InvalidInput("an endpoint and a cloud were given; give one of them", path="$.cloud")
+    signer, credentials = (credentials, None) if isinstance(credentials, KeyPair) else (None, credentials)
+    if signer is None and token is None and credentials is None and (wire or "").startswith("huawei-"):
+        signer = keys_from_environment(environ)
     if cloud is not None:
         wire = wire or "glance"
         credentials, endpoint = from_clouds_yaml(cloud, environ=environ)
@@ -52,9 +57,9 @@ def open_session(
             raise InvalidInput("wire glance needs an endpoint, a cloud, or the OS_* environment", path="$.endpoint")
     if endpoint is None and credentials is None:
         endpoint = environ.get("MILEPOST_URL") or DEFAULT_URL
-    if token is None and credentials is None:
+    if token is None and credentials is None and signer is None:
         token = environ.get("MILEPOST_TOKEN") or None
-    if project is None and credentials is None:
+    if project is None and credentials is None and (signer is None or signer.project is None):
         project = environ.get("MILEPOST_PROJECT") or None
         if project is None and (wire or "").startswith("huawei-"):
             project = environ.get(HUAWEI_PROJECT) or None
@@ -65,6 +70,7 @@ def open_session(
         token=token,
         project=project,
         credentials=credentials,
+        signer=signer,
         cloud=cloud,
         **options,
     )

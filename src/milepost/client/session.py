@@ -23,6 +23,7 @@ from milepost.client.cadence import retry_after_s as read_retry_after
 from milepost.client.dialects import PROJECT, Dialect
 from milepost.client.handle import Handle
 from milepost.client.identity import Credentials, read_token, token_request
+from milepost.client.signing import Signer
 from milepost.client.steps import Ask, Gather, Sleep, Steps
 from milepost.clock import Clock
 from milepost.errors import InvalidInput, MilepostError, Throttled, Unauthenticated, Unreachable
@@ -45,6 +46,7 @@ class Session:
         token: str | None = None,
         project: str | None = None,
         credentials: Credentials | None = None,
+        signer: Signer | None = None,
         cloud: str | None = None,
         request_timeout_s: float = 30.0,
         patience_s: float = 15.0,
@@ -61,6 +63,11 @@ class Session:
         self.dialect = dialect
         self.endpoint = None if endpoint is None else dialect.endpoint(endpoint)
         self.project, self.credentials, self.cloud = project, credentials, cloud
+        if signer is not None:
+            if token is not None or credentials is not None:
+                raise InvalidInput("a key pair and a token or credentials were given; give one of them", path="$.credentials")
+            self.project = project or signer.project
+        self._signer = signer
         self.clock, self.random = clock, random
         self.request_timeout_s, self.patience_s = request_timeout_s, patience_s
         self.cadence = cadence or Cadence()
@@ -155,7 +162,7 @@ class Session:
         return error, self.cadence.after_failure(failures, self.random)
 
     def addressed(self, request: Request) -> Request:
-        """The request with its absolute URL and the caller's identity.
+        """The request with its absolute URL and the caller's identity; signed, where there is a signer, as of now.
 
         Errors: InvalidInput when a server's link leads to another host: it would be told the token.
         """
@@ -166,7 +173,8 @@ class Session:
         elif not url.startswith(self.endpoint + "/"):
             raise InvalidInput(f"a link leads out of {self.endpoint}: {url[:200]}", path="$.url")
         identity = self.dialect.identify(self._token, self.project if self.credentials is None else None)
-        return Request(request.method, url, {**request.headers, **identity}, request.body)
+        addressed = Request(request.method, url, {**request.headers, **identity}, request.body)
+        return addressed if self._signer is None else self._signer.sign(addressed, at_us=self.clock.now_us())
 
     def _project_id(self) -> str:
         """Errors: InvalidInput when none was given."""

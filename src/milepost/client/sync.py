@@ -25,6 +25,7 @@ from milepost.client.open import (
     session_options,
     user_agent,
 )
+from milepost.client.signing import KeyPair
 from milepost.client.transport import Transport
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class Client:
     endpoint: the server's URL; None: the cloud's, else `MILEPOST_URL`, else a server on this machine.
     wire: `native` for Milepost's own API, `glance` for OpenStack image tasks, `huawei-ecs` and the like.
     cloud: an entry of `clouds.yaml` (needs PyYAML: `pip install 'milepost[openstack]'`); its wire is glance unless given.
-    token, project: who asks; None: `MILEPOST_TOKEN`, `MILEPOST_PROJECT`.  credentials: for an identity service instead.
+    token, project: who asks; None: `MILEPOST_TOKEN`, `MILEPOST_PROJECT`.
+    credentials: for an identity service instead, or a `KeyPair` (AK/SK) that signs every request.
     request_timeout_s: of one request.  patience_s: how long a single call survives what may pass (no answer, 5xx, 429).
     cadence: how eagerly waits ask.  verify, ca_file: of TLS.
     Errors of every call: those of `milepost.errors`; `Unreachable` when nobody answered.
@@ -102,7 +104,7 @@ class Client:
         cloud: str | None = None,
         token: str | None = None,
         project: str | None = None,
-        credentials: Credentials | None = None,
+        credentials: Credentials | KeyPair | None = None,
         request_timeout_s: float = 30.0,
         patience_s: float = 15.0,
         cadence: Cadence | None = None,

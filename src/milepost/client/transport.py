@@ -20,6 +20,7 @@ from milepost.errors import InvalidInput, Unreachable
 from milepost.wire import Response
 
 YEAR_S = 31_536_000.0  # as good as no timeout
+SENSITIVE = ("authorization", "x-auth-token", "x-security-token")
 
 
 class Parts(Protocol):
@@ -142,7 +143,7 @@ def _configure(builder: Any, user_agent: str, verify: bool, ca_pem: bytes | None
 def _build(http: Any, ask: Ask) -> Any:
     builder = http.request(ask.request.method, ask.request.url)
     for name, value in ask.request.headers.items():
-        builder = builder.header(name, value, is_sensitive=name.lower() in ("authorization", "x-auth-token"))
+        builder = builder.header(name, value, is_sensitive=name.lower() in SENSITIVE)
     return builder if ask.request.body is None else builder.body_bytes(ask.request.body)
 
 
