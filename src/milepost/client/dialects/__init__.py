@@ -74,6 +74,7 @@ class Dialect(Protocol):
 
     name: ClassVar[str]
     title: ClassVar[str]  # for sentences
+    service_type: ClassVar[str]  # the service's type in an identity service's catalog
     long_poll_s: ClassVar[float]  # longest wait the server may be asked for; 0: it cannot
     bulk_max: ClassVar[int]  # jobs that one list request can probe; 0: it cannot
     streams: ClassVar[bool]  # whether changes are pushed

@@ -30,6 +30,7 @@ class Glance:
 
     name: ClassVar[str] = "glance"
     title: ClassVar[str] = "the image-task API"
+    service_type: ClassVar[str] = "image"
     long_poll_s: ClassVar[float] = 0.0
     bulk_max: ClassVar[int] = 0
     streams: ClassVar[bool] = False

@@ -73,7 +73,7 @@ class Huawei:
     difference: ClassVar[Difference]
     name: ClassVar[str]
     title: ClassVar[str]
-    catalog: ClassVar[str]
+    service_type: ClassVar[str]
     long_poll_s: ClassVar[float] = 0.0
     bulk_max: ClassVar[int] = 0
     streams: ClassVar[bool] = False
@@ -83,7 +83,7 @@ class Huawei:
 
     def endpoint(self, url: str) -> str:
         """The unversioned base: catalogs have it with version and project, users without."""
-        return re.sub(r"/v\d+(\.\d+)?(/([0-9a-fA-F]{32}|\$\(\w+\)s|%\(\w+\)s))?$", "", url.rstrip("/"))
+        return re.sub(r"/v\d+(\.\d+)?(/[^/]+)?$", "", url.rstrip("/"))
 
     def identify(self, token: str | None, project: str | None) -> dict[str, str]:
         headers = {"X-Auth-Token": token} if token else {}
@@ -246,7 +246,7 @@ def huawei(name: str) -> Huawei:
         "difference": difference,
         "name": name,
         "title": difference.title,
-        "catalog": difference.catalog,
+        "service_type": difference.catalog,
     }
     made: Huawei = type("Huawei", (Huawei,), own)()
     return made

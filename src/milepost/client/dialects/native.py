@@ -25,6 +25,7 @@ class Native:
 
     name: ClassVar[str] = "native"
     title: ClassVar[str] = "Milepost's API"
+    service_type: ClassVar[str] = "image"  # a Milepost server's catalog has its one address under this name
     long_poll_s: ClassVar[float] = 20.0
     bulk_max: ClassVar[int] = 100
     streams: ClassVar[bool] = True
