@@ -78,6 +78,11 @@ class ObjectStore:
         """The object's file on local storage, to be read or linked to and never written; None elsewhere."""
         return None if self.root is None else self.root / check_key(key)
 
+    @property
+    def temporary(self) -> Path | None:
+        """Where a file that shall become an object is best written: it only has to be moved then.  None: anywhere."""
+        return None if self.root is None else self.root / TEMPORARY
+
     async def put_file(self, key: str, path: Path, *, on_progress: Progress | None = None) -> None:
         """The file's bytes are the object.  On local storage the file is moved, and copied only from another file system.
 

@@ -43,13 +43,23 @@ from milepost.wire.signing import qiniu as signing
 
 log = structlog.get_logger(__name__)
 
+# What our errors say of buckets and objects, in Qiniu's codes; no text: the error's own.
+REASONS: dict[object, tuple[int, str]] = {
+    "bucket_not_found": (errors.NO_SUCH_BUCKET, "no such bucket"),
+    "bucket_exists": (errors.ENTRY_EXISTS, "the bucket already exists"),
+    "bucket_not_empty": (errors.FORBIDDEN, "drop non empty bucket is not allowed"),
+    "bucket_name": (errors.BAD_REQUEST, ""),
+    "buckets_max": (errors.TOO_MANY_BUCKETS, "too many buckets"),
+    "object_not_found": (errors.NO_SUCH_ENTRY, "no such file or directory"),
+    "object_exists": (errors.ENTRY_EXISTS, "file exists"),
+}
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Call:
     """One request to this facade.  `identity` is None where the URL is open; `body` is read where it is signed."""
 
-    __slots__ = ("_identity", "body", "headers", "method", "params", "receive", "reqid", "scope", "state")
+    __slots__ = ("_identity", "access", "body", "headers", "method", "params", "receive", "reqid", "scope", "state")
 
     def __init__(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], reqid: str) -> None:
         self.scope, self.receive, self.headers, self.reqid = scope, receive, headers, reqid
@@ -57,6 +67,7 @@ class Call:
         self.state: AppState = scope["app"].state
         self.params: dict[str, str] = scope.get("path_params", {})
         self.body = b""
+        self.access: str | None = None  # the key that signed it
         self._identity: Identity | None = None
 
     @property
@@ -170,6 +181,8 @@ def refusal_of(error: Exception) -> Refusal | None:
 
 def _refusal_of_ours(error: MilepostError) -> Refusal | None:
     status = status_of(error)
+    if (reason := REASONS.get(error.fields.get("reason"))) is not None:
+        return Refusal(reason[0], reason[1] or error.message)
     if isinstance(error, Unauthenticated):
         return errors.bad_token(f"bad token: {error.message}")
     if isinstance(error, Throttled):
@@ -205,10 +218,12 @@ async def identify_signed(call: Call) -> None:
         return
     header = (authorization or b"").decode("latin-1")
     if state.settings.auth == "none":
-        call.identity = await open_owner(call, header.partition(" ")[2].partition(":")[0])
+        call.access = header.partition(" ")[2].partition(":")[0]
+        call.identity = await open_owner(call, call.access)
         call.body = await _read(call)
         return
     claim = signing.read_claim(header)
+    call.access = claim.access
     _check_date(call)
     secret, identity = await state.identities.read_access_key(claim.access)
     call.body = await _read(call)
@@ -226,6 +241,7 @@ async def identify_upload(call: Call, token: str | None) -> bytes:
     if not token:
         raise errors.bad_token("token not specified")
     read = signing.read_upload_token(token)
+    call.access = read.access
     if call.state.settings.auth == "none":
         call.identity = await open_owner(call, read.access)
         return read.policy
