@@ -13,6 +13,7 @@ from milepost.cli.exits import Exit, exit_of, exit_of_view
 from milepost.cli.show import job_json, plain_line
 from milepost.client import calls, waits
 from milepost.client.dialects import Query, Spec, dialect
+from milepost.client.identity import Credentials
 from milepost.client.known import Known
 from milepost.client.open import open_session
 from milepost.job import State
@@ -52,7 +53,7 @@ def gateway(http: int, code: str) -> Response:
 
 
 def talk(*answers: Any, wire: str = "huawei-evs", **options: Any) -> Talk:
-    return Talk(script(*answers), wire=wire, endpoint=URL, **{"project": PROJECT, "token": "t", **options})
+    return Talk(script(*answers), wire=wire, **{"endpoint": URL, "project": PROJECT, "token": "t", **options})
 
 
 def wait(talk: Talk, known: Known | None = None, **options: Any) -> Any:
@@ -396,3 +397,24 @@ def test_milepost_itself_takes_an_id_as_huaweis_wire_shows_it(job_id: str) -> No
     native = dialect("native")
     assert native.probe(job_id).url == "/jobs/0197a000-0000-7000-8000-000000000001"
     assert native.act(job_id, "release").url == "/jobs/0197a000-0000-7000-8000-000000000001/release"
+
+
+def test_credentials_find_the_service_and_the_project() -> None:
+    catalog = [
+        {"type": kind, "endpoints": [{"interface": "public", "region": "r", "region_id": "r", "url": url}]}
+        for kind, url in (("image", "https://ims.example.test"), ("evs", f"{URL}/v2/{PROJECT}"))
+    ]
+    granted = msgspec.json.encode(
+        {"token": {"catalog": catalog, "project": {"id": PROJECT}, "expires_at": "2030-01-01T00:00:00Z"}}
+    )
+    run = talk(
+        Response(201, {"x-subject-token": "granted", "content-type": "application/json"}, granted),
+        answer("SUCCESS"),
+        project=None,
+        token=None,
+        endpoint=None,
+        credentials=Credentials(auth_url="https://iam.example.test/v3", username="u", password="p", project_name="n"),
+    )
+    assert wait(run).state is State.SUCCEEDED
+    assert [request.url for _, request in run.asked] == ["https://iam.example.test/v3/auth/tokens", PATH]
+    assert run.asked[1][1].headers["X-Auth-Token"] == "granted"
