@@ -218,7 +218,7 @@ class Session:
         return None
 
     def _endpoint_of(self, endpoints: dict[str, str]) -> str:
-        wanted = "image"  # a Milepost server's catalog has its one address under this name
+        wanted = self.dialect.service_type
         if wanted not in endpoints:
             assert self.credentials is not None
             raise Unauthenticated(
