@@ -135,6 +135,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Give its connections back; what is asked afterwards raises RuntimeError."""
+        await asyncio.to_thread(self._session.history.save)
         await self._driver.close()
 
     async def __aenter__(self) -> AsyncClient:

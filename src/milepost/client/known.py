@@ -106,12 +106,15 @@ def take(session: Session, known: Known, view: JobView, reply: Response, now_s: 
     if not view.done and view.status.lower() not in WORDS:
         session.warn_unknown(view.status, known.id)
     known.unreadable = 0
+    was_open = known.view is not None and not known.done
     known.learn(view)
+    if was_open and view.done:
+        session.learn_duration(view, known.age_s(now_s))
 
 
 def _answered(session: Session, known: Known, reply: Response, cadence: Cadence, now_s: float) -> float:
     known.in_a_row, known.heard_s = 0, now_s
-    return cadence.after_answer(known.age_s(now_s), retry_after_s(reply.headers), session.random)
+    return cadence.after_answer(known.age_s(now_s), retry_after_s(reply.headers), session.random, session.durations(known.view))
 
 
 def _failed(session: Session, known: Known, reply: Reply, cadence: Cadence, now_s: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from milepost.client.cadence import Cadence
 from milepost.client.dialects import Query, Spec, dialect
+from milepost.client.durations import History, history_path
 from milepost.client.handle import Handle, read_handle
 from milepost.client.identity import Credentials, from_clouds_yaml, from_environment
 from milepost.client.known import parse_instant
@@ -72,6 +73,7 @@ def open_session(
         credentials=credentials,
         signer=signer,
         cloud=cloud,
+        history=History(history_path(environ)),
         **options,
     )
 

@@ -21,13 +21,14 @@ import msgspec
 from milepost.client.cadence import Cadence
 from milepost.client.cadence import retry_after_s as read_retry_after
 from milepost.client.dialects import PROJECT, Dialect
+from milepost.client.durations import Durations, History
 from milepost.client.handle import Handle
 from milepost.client.identity import Credentials, read_token, token_request
 from milepost.client.signing import Signer
 from milepost.client.steps import Ask, Gather, Sleep, Steps
 from milepost.clock import Clock
 from milepost.errors import InvalidInput, MilepostError, Throttled, Unauthenticated, Unreachable
-from milepost.wire import Request, Response
+from milepost.wire import JobView, Request, Response
 
 log = logging.getLogger("milepost.client")
 
@@ -52,6 +53,7 @@ class Session:
         patience_s: float = 15.0,
         cadence: Cadence | None = None,
         random: Callable[[], float] = random.random,
+        history: History | None = None,
     ) -> None:
         if endpoint is not None and not endpoint.startswith(("http://", "https://")):
             raise InvalidInput(f"the endpoint is {endpoint!r}; it must begin with http:// or https://", path="$.endpoint")
@@ -71,6 +73,7 @@ class Session:
         self.clock, self.random = clock, random
         self.request_timeout_s, self.patience_s = request_timeout_s, patience_s
         self.cadence = cadence or Cadence()
+        self.history = history or History()
         self._token = token
         self._warned: set[str] = set()
 
@@ -248,6 +251,21 @@ class Session:
         return Handle(
             id=job_id, wire=self.dialect.name, endpoint=self.endpoint, project=self.project, cloud=self.cloud, kind=kind
         )
+
+    # --- what was learnt --------------------------------------------------------------------------------------------
+
+    def durations(self, view: JobView | None) -> Durations | None:
+        """How long jobs of this one's kind take at this endpoint, where that is known."""
+        return None if view is None or self.endpoint is None else self.history.of(self.endpoint, view.kind)
+
+    def learn_duration(self, view: JobView, age_s: float) -> None:
+        """The job was seen to end: by its own instants, else at this age."""
+        if self.endpoint is None:
+            return
+        took_s = age_s
+        if view.created_us is not None and view.ended_us is not None:
+            took_s = (view.ended_us - view.created_us) / 1e6
+        self.history.add(self.endpoint, view.kind, max(took_s, 0.0))
 
     def warn_unknown(self, status: str, job_id: str) -> None:
         """Say once per client that a status is not known, and that it is taken for running."""

@@ -133,6 +133,7 @@ class Client:
 
     def close(self) -> None:
         """Give its connections back; what is asked afterwards raises RuntimeError."""
+        self._session.history.save()
         self._driver.close()
 
     def __enter__(self) -> Client:

@@ -304,7 +304,7 @@ def _probe_listed(session: Session, jobs: list[Known], cadence: Cadence) -> Step
             known.stats.probes += 1
             known.in_a_row, known.heard_s = 0, now_s
             take(session, known, view, reply, now_s)
-            delays[index] = cadence.after_answer(known.age_s(now_s), None, session.random)
+            delays[index] = cadence.after_answer(known.age_s(now_s), None, session.random, session.durations(view))
     rest = [index for index in range(len(jobs)) if index not in delays]
     found = yield from _probe_each(session, [jobs[index] for index in rest], cadence)
     delays.update(zip(rest, found, strict=True))
