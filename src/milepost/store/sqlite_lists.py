@@ -38,7 +38,7 @@ def list_sql(query: JobQuery, connection: sqlite3.Connection, *, columns: str) -
     else:
         add("parent_id IS NULL")
     if query.project is not None:
-        add("project = ?", query.project)
+        add("job.project = ?", query.project)
     if query.kinds is not None:
         marks = ", ".join("?" * len(query.kinds))
         add(f"kind IN ({marks})", *query.kinds)
@@ -46,24 +46,35 @@ def list_sql(query: JobQuery, connection: sqlite3.Connection, *, columns: str) -
         where.extend(_state_conditions(frozenset(query.states)))
     if query.queue is not None:
         add("queue = ?", query.queue)
+    led = _leading_label(query)
+    if led is not None:
+        add("job_label.key = ? AND job_label.value = ?", *led)
+        if query.project is not None:
+            add("job_label.project = ?", query.project)
     for key, value in query.labels:
-        add(_label_condition(key, value, connection), key, value)
+        if (key, value) != led:
+            add(_HAS_LABEL if led is not None else _label_condition(key, value, connection), key, value)
     if query.unexpired_in is not None:
-        add("(project <> ? OR expires_us IS NULL OR expires_us > ? OR ended_us IS NULL)", query.unexpired_in, query.now_us)
+        add("(job.project <> ? OR expires_us IS NULL OR expires_us > ? OR ended_us IS NULL)", query.unexpired_in, query.now_us)
     direction, beyond = ("DESC", "<") if query.descending else ("ASC", ">")
     # Ids grow with creation, so sorting by id is sorting by (created_us, id).
     order = ["id"] if query.sort in ("created_us", "id") else [query.sort, "id"]
+    keyset = order if led is None else ["job_label.job_id"]
     if query.after is not None:
         start = f"SELECT {', '.join(order)} FROM job WHERE id = ?1 AND (?2 IS NULL OR project = ?2)"  # noqa: S608
         row = connection.execute(start, (query.after, query.project)).fetchone()
         if row is None:
             raise NotFound(f"no job {query.after} to start behind", job_id=query.after)
-        _add_keyset(add, order, list(row), beyond, descending=query.descending)
+        _add_keyset(add, keyset, list(row), beyond, descending=query.descending)
+    columns = columns.replace(" project,", " job.project,")
     if not query.bodies:
         columns = columns.removesuffix("input, result") + "NULL, NULL"
+    source = f"job {_index_hint(query)}"
+    if led is not None:  # the label's rows lie in the order of their jobs' ids: the page is their beginning
+        source = "job_label CROSS JOIN job ON job.id = job_label.job_id"
     inner = (
-        f"SELECT {columns} FROM job {_index_hint(query)} WHERE {' AND '.join(where)} "  # noqa: S608
-        f"ORDER BY {', '.join(f'{column} {direction}' for column in order)} LIMIT ?"
+        f"SELECT {columns} FROM {source} WHERE {' AND '.join(where)} "  # noqa: S608
+        f"ORDER BY {', '.join(f'{column} {direction}' for column in keyset)} LIMIT ?"
     )
     params.append(query.limit)
     named = ", ".join(f"c{index}" for index in range(33))
@@ -96,13 +107,21 @@ def _state_conditions(states: frozenset[State]) -> list[str]:
 
 
 LABEL_RARE = 10_000
+_HAS_LABEL = "EXISTS (SELECT 1 FROM job_label WHERE key = ? AND value = ? AND job_id = job.id)"
+
+
+def _leading_label(query: JobQuery) -> tuple[str, str] | None:
+    """The label whose rows are read in order until the page is full; None where another index finds the page's jobs sooner."""
+    by_id = query.sort in ("created_us", "id")
+    other = query.ids or query.parent_id or query.kinds or query.states
+    return query.labels[0] if query.labels and by_id and other is None else None
 
 
 def _label_condition(key: str, value: str, connection: sqlite3.Connection) -> str:
     """A rare label leads to its jobs; a common one is looked up job by job, which ends as soon as the page is full."""
     seen = "SELECT COUNT(*) FROM (SELECT 1 FROM job_label WHERE key = ? AND value = ? LIMIT ?)"
     if connection.execute(seen, (key, value, LABEL_RARE + 1)).fetchone()[0] > LABEL_RARE:
-        return "EXISTS (SELECT 1 FROM job_label WHERE key = ? AND value = ? AND job_id = job.id)"
+        return _HAS_LABEL
     return "id IN (SELECT job_id FROM job_label WHERE key = ? AND value = ?)"
 
 
@@ -116,7 +135,7 @@ def _index_hint(query: JobQuery) -> str:
 
 def _add_keyset(add: Callable[..., None], order: list[str], at: list[Any], beyond: str, *, descending: bool) -> None:
     if len(order) == 1:
-        add(f"id {beyond} ?", at[0])
+        add(f"{order[0]} {beyond} ?", at[0])
         return
     column, value, last_id = order[0], at[0], at[1]
     if value is not None:

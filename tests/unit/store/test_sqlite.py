@@ -263,6 +263,14 @@ def test_a_hot_list_uses_an_index(planner: sqlite3.Connection, what: str) -> Non
     assert "SCAN job |" not in steps + " |", steps
 
 
+def test_a_page_of_a_label_is_the_beginning_of_its_rows(planner: sqlite3.Connection) -> None:
+    query = JobQuery(project="p", labels=(("a", "b"), ("c", "d")))  # type: ignore[arg-type]
+    sql, params = list_sql(query, planner, columns=JOB_COLUMNS)
+    steps = plan(planner, sql, len(params))
+    assert "SEARCH job_label USING PRIMARY KEY (key=? AND value=?) | SEARCH job USING PRIMARY KEY (id=?)" in steps, steps
+    assert "TEMP B-TREE" not in steps, steps
+
+
 # --- statements ------------------------------------------------------------------------------------------------------------
 
 
