@@ -173,8 +173,9 @@ async def _use(state: AppState, claim: huawei.Claim, signed_us: int) -> None:
     digest = f"{claim.access}/{claim.signature}"
     if not await state.store.use_signature(digest, expires_us=expires_us):
         raise Unauthenticated(
-            "this signed request was accepted before, and a signature is good for one change: sign it again with a new X-Sdk-Date "
-            "(a repeat with the same X-Client-Token is done only once; equal requests within one second need different ones)",
+            "this signed request was accepted before, and a signature is good for one change: sign it again with a new "
+            "X-Sdk-Date (a repeat with the same X-Client-Token is done only once; equal requests within one second need "
+            "different ones)",
             reason="signature",
             replayed=True,
         )
