@@ -34,11 +34,16 @@ class _Version(_Word):
     regex = r"v1|v1\.0|v1\.1|v2\.1|v5"
 
 
+class _NovaWord(_Word):
+    regex = "servers|flavors|os-keypairs|os-availability-zone|cloudvolumes|cloudservers"
+
+
 class _SharedVersion(_Word):
     regex = "v2|v3"
 
 
 register_url_convertor("huawei_word", _Word())
+register_url_convertor("huawei_nova", _NovaWord())
 register_url_convertor("huawei_version", _Version())
 register_url_convertor("huawei_shared", _SharedVersion())
 
@@ -51,6 +56,9 @@ def routes(state: AppState) -> list[BaseRoute]:
         Route("/v1.0/{project_id}/jobs/{job_id}", show),
         *evs.routes(),
         *ecs.routes(),
+        # Before Glance, of which v2.1 is a version too.
+        Route("/v2.1/{project_id}/{word:huawei_nova}", Endpoint(Service.ECS)),
+        Route("/v2.1/{project_id}/{word:huawei_nova}/{rest:path}", Endpoint(Service.ECS)),
     ]
 
 
