@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost import Limits, PermanentError
+from milepost import Limits, PermanentError, RetryableError
 from milepost.volume import Volume
 from milepost.work.volumes import disk
 from milepost.work.volumes.disk import DiskFolder, grow, make_qcow2, make_raw, named_errors, place, virtual_bytes, wipe
@@ -130,14 +130,15 @@ def test_placing_moves_the_file_and_syncs_file_and_folder(tmp_path: Path, monkey
     ("number", "code"), [(errno.ENOSPC, "disk_full"), (errno.EDQUOT, "disk_full"), (errno.EFBIG, "volume_error")]
 )
 def test_what_the_file_system_says_has_a_name(number: int, code: str) -> None:
-    with pytest.raises(PermanentError) as caught, named_errors():
+    with pytest.raises(PermanentError) as caught, named_errors("volume_error"):
         raise OSError(number, os.strerror(number))
     assert caught.value.code == code
 
 
-def test_an_unexpected_error_of_the_file_system_stays_what_it_is() -> None:
-    with pytest.raises(PermissionError), named_errors():
-        raise PermissionError(errno.EACCES, "no")
+def test_an_unexpected_error_of_the_file_system_may_go_better_the_next_time() -> None:
+    with pytest.raises(RetryableError, match="no such device") as caught, named_errors("volume_delete_failed"):
+        raise OSError(errno.ENXIO, "no such device")
+    assert caught.value.code == "volume_delete_failed"
 
 
 def test_the_path_of_a_volume_is_where_its_record_says_or_will_say(tmp_path: Path) -> None:

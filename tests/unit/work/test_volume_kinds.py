@@ -208,7 +208,9 @@ async def test_what_fails_unexpectedly_is_tried_again_and_then_explained(
     job = await house.run("createVolume", volume=SPEC)
     assert (job.state, len(calls)) == ("failed", 3)
     (volume,) = await house.volumes()
-    assert (volume.status, volume.fault) == ("error", "PermissionError: [Errno 13] no")
+    assert job.error is not None
+    assert (job.error.code, volume.status) == ("volume_error", "error")
+    assert volume.fault == job.error.message == "The server's file system refused it: [Errno 13] no"
 
 
 # --- extend and retype ---------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from milepost import Conflict, NotFound, PermanentError, Running, VersionConflict
+from milepost import Conflict, NotFound, PermanentError, RetryableError, Running, VersionConflict
 from milepost.volume import VOLUME, Volume, VolumeStatus, decode_volume
 from milepost.work.locks import finish_anyway, locked
 from milepost.work.threads import in_thread
@@ -114,6 +114,8 @@ def result_of(volume: Volume) -> VolumeResult:
 class Work(Protocol):
     """What a job does to a volume, and how it leaves it when that does not end well."""
 
+    failure: str  # the code of what fails without a better name
+
     async def run(self) -> VolumeResult: ...
 
     async def undo(self, fault: str | None) -> None:
@@ -123,7 +125,7 @@ class Work(Protocol):
 async def run_work(job: Running, work: Work) -> VolumeResult:
     """What the work came to; when it fails for good or is cancelled it is undone first."""
     async with locked(job.scratch / "lock"), _undone(job, work):
-        with named_errors():
+        with named_errors(work.failure):
             return await work.run()
     raise AssertionError("unreachable")
 
@@ -139,7 +141,8 @@ async def _undone(job: Running, work: Work) -> AsyncIterator[None]:
     except Exception as error:
         last = job.attempt - job.job.crashes >= job.job.attempts_max  # attempts that died with their worker are not counted
         if last or isinstance(error, PermanentError):
-            await _undo(work, error.message if isinstance(error, PermanentError) else f"{type(error).__name__}: {error}")
+            named = isinstance(error, (PermanentError, RetryableError))
+            await _undo(work, str(error) if named else f"{type(error).__name__}: {error}")
         raise
 
 

@@ -27,6 +27,8 @@ GROW_PAUSE_S = 0.5
 class Extending(Change):
     """One attempt of one extend."""
 
+    failure = "volume_extend_failed"
+
     def __init__(self, job: Running, spec: ExtendVolume) -> None:
         super().__init__(job, spec.volume_id)
         self.spec = spec
@@ -94,6 +96,8 @@ def given_back(volume: Volume) -> VolumeStatus:
 class Retyping(Change):
     """One attempt of one retype: the types differ in speed elsewhere, here in their name."""
 
+    failure = "volume_error"
+
     def __init__(self, job: Running, spec: RetypeVolume) -> None:
         super().__init__(job, spec.volume_id)
         self.spec = spec
@@ -115,6 +119,8 @@ class Retyping(Change):
 
 class Deleting(Change):
     """One attempt of one delete."""
+
+    failure = "volume_delete_failed"
 
     def __init__(self, job: Running, spec: DeleteVolume) -> None:
         super().__init__(job, spec.volume_id)

@@ -13,7 +13,7 @@ Rules
 3. Wiping overwrites what is allocated, found with SEEK_DATA and SEEK_HOLE: the holes of a sparse file have nothing to overwrite.
 4. A qcow2 file names its base by a path relative to its own folder, so that the folder may be moved.
 
-Errors: PermanentError: disk_full, qemu_missing, volume_error.
+Errors: PermanentError: disk_full, qemu_missing, volume_error.  RetryableError: the code of the work that met it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-from milepost import Limits, PermanentError
+from milepost import Limits, PermanentError, RetryableError
 from milepost.process import ProgramMissing, run_process
 from milepost.volume import DiskFormat, Volume
 from milepost.work.threads import in_thread
@@ -148,8 +148,8 @@ def disk_full(what: str) -> PermanentError:
 
 
 @contextlib.contextmanager
-def named_errors() -> Iterator[None]:
-    """What the file system says, as what a job can fail with."""
+def named_errors(code: str) -> Iterator[None]:
+    """What the file system says, as what a job can fail with: `code` for what may go better the next time."""
     try:
         yield
     except OSError as error:
@@ -160,7 +160,7 @@ def named_errors() -> Iterator[None]:
                 "volume_error",
                 "The server's file system has no files as large as that; a qcow2 volume takes only what is written to it.",
             ) from error
-        raise
+        raise RetryableError(code, f"The server's file system refused it: {error}", {"errno": error.errno}) from error
 
 
 # --- grow ----------------------------------------------------------------------------------------------------------

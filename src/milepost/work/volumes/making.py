@@ -40,6 +40,8 @@ from milepost.work.volumes.spec import CreateVolume, VolumeResult, volume_id_of
 class Making(Change):
     """One attempt of one create."""
 
+    failure = "volume_error"
+
     def __init__(self, job: Running, spec: CreateVolume) -> None:
         super().__init__(job, spec.volume_id or volume_id_of(job.id))
         self.spec = spec
