@@ -172,7 +172,7 @@ def state_of(seen: Seen, now_us: int) -> dict[str, Any]:
 async def run_work(job: Running, work: Change) -> Any:
     """What the work came to; when it fails for good or is cancelled it is undone first."""
     async with locked(_lock_file(job)), _undone(job, work):
-        with named_errors():
+        with named_errors(work.failure):
             try:
                 return await work.run()
             except QemuMissing as error:
