@@ -196,11 +196,10 @@ class System:
 
         ended = asyncio.Event()
 
-        def listen(events: Sequence[Event]) -> None:
-            if any(event.type in (EventType.CANCELLED, EventType.FAILED) for event in events):
-                ended.set()
+        def listen(_events: Sequence[Event]) -> None:
+            ended.set()
 
-        end = self.store.subscribe(listen)
+        end = self.store.subscribe(listen, types=frozenset({EventType.CANCELLED, EventType.FAILED}))
         try:
             while True:
                 await ended.wait()

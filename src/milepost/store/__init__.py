@@ -231,6 +231,7 @@ class StoreStats(msgspec.Struct):
 
 
 NEVER = 1 << 62
+EVERY_TYPE = frozenset(EventType)
 
 Listener = Callable[[Sequence[Event]], None]
 
@@ -296,8 +297,11 @@ class Store(Protocol):
     def on_ready(self, tell: Callable[[str], None]) -> None:
         """Call `tell(queue)` when a queue got a ready job by the way: a parent resumed, a job was rescued."""
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` on the subscriber's loop with the events of each commit, in order; returns what ends it."""
+    def subscribe(self, listener: Listener, *, types: frozenset[EventType] = EVERY_TYPE) -> Callable[[], None]:
+        """Call `listener` on the subscriber's loop with the events of these types of each commit, in order; returns what ends it.
+
+        Whoever listens all the time names the types: an event that nobody waits for is written and costs no more than that.
+        """
         ...
 
     # --- worker ----------------------------------------------------------------------------------------------------
@@ -457,6 +461,7 @@ class Store(Protocol):
 
 
 __all__ = [
+    "EVERY_TYPE",
     "NEVER",
     "SORTABLE",
     "AccessKey",

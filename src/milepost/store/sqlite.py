@@ -49,7 +49,20 @@ from milepost.job import (
     WorkerId,
     new_job_id,
 )
-from milepost.store import NEVER, Added, Ended, JobQuery, Listener, Queue, QueueDepth, Renewal, StoreStats, SubCounts, Write
+from milepost.store import (
+    EVERY_TYPE,
+    NEVER,
+    Added,
+    Ended,
+    JobQuery,
+    Listener,
+    Queue,
+    QueueDepth,
+    Renewal,
+    StoreStats,
+    SubCounts,
+    Write,
+)
 from milepost.store.migrate import migrate_sqlite
 from milepost.store.rows import event_from_row, job_from_row, job_params, new_job, plain_params, text
 from milepost.store.sqlite_lists import depths_of, list_sql
@@ -122,7 +135,7 @@ SQL = load("sqlite", "job", JobSql)
 
 JOB_COLUMNS = SQL.get_job.removeprefix("SELECT ").partition(" FROM job")[0]
 _decode_rows = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
-FRESH_MAX, FRESH_BYTES_MAX = 4096, 4096  # jobs kept from their submit to their claim, and the input of one
+FRESH_MAX, FRESH_BYTES_MAX = 16_384, 1024  # jobs kept from their submit to their claim, and the input of one
 _FINAL_TYPES = {
     State.SUCCEEDED: EventType.SUCCEEDED,
     State.FAILED: EventType.FAILED,
@@ -337,7 +350,7 @@ class SqliteStore(SqliteRecords):
     def on_ready(self, tell: Callable[[str], None]) -> None:
         self._writer.on_ready = tell
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
+    def subscribe(self, listener: Listener, *, types: frozenset[EventType] = EVERY_TYPE) -> Callable[[], None]:
         home, tell = asyncio.get_running_loop(), listener
         if home is not self._writer.loop:
 
@@ -345,8 +358,7 @@ class SqliteStore(SqliteRecords):
                 if not home.is_closed():
                     home.call_soon_threadsafe(listener, events)
 
-        self._writer.listeners.append(tell)
-        return lambda: self._writer.listeners.remove(tell)
+        return self._writer.listen(tell, types)
 
     # --- worker ----------------------------------------------------------------------------------------------------
 
@@ -449,7 +461,7 @@ def _emit(
     event_id = tx.next_event_id
     tx.next_event_id = event_id + 1
     tx.event_rows.append((event_id, job[0], seq, type_._value_, state._value_, at_us, data))
-    if tx.watched:
+    if type_ in tx.watched:
         raw = None if data is None else data.encode()
         tx.events.append(Event(event_id, JobId(job[0]), JobId(job[1]), ProjectId(job[2]), seq, type_, state, at_us, raw))
 
@@ -501,11 +513,12 @@ def _flush_added(tx: Transaction) -> None:
     if tx.job_rows:
         tx.connection.executemany(SQL.add_job, tx.job_rows)
     first_id = _emit_all(tx, [job.id for job in tx.added], EventType.SUBMITTED)
-    if tx.watched:
+    if EventType.SUBMITTED in tx.watched:
         _tell_all(tx, first_id, tx.added, EventType.SUBMITTED)
-    if len(tx.fresh) > FRESH_MAX:
-        tx.fresh.clear()
-    tx.fresh.update((job.id, job) for job in tx.added if job.state is State.READY and len(job.input or b"") <= FRESH_BYTES_MAX)
+    if len(tx.fresh) < FRESH_MAX:  # else a long backlog is here, whose first jobs are claimed first
+        tx.fresh.update(
+            (job.id, job) for job in tx.added if job.state is State.READY and len(job.input or b"") <= FRESH_BYTES_MAX
+        )
     tx.added.clear()
     tx.plain_rows.clear()
     tx.job_rows.clear()
@@ -566,16 +579,20 @@ def _claim(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit: in
     packed = text(ids)
     tx.execute(SQL.claim_jobs, (packed, worker, now_us))
     fresh = [tx.fresh.pop(job_id, None) if version == 1 else None for job_id, version in rows]
-    if None not in fresh:
-        jobs = [_started(job, worker, now_us) for job in fresh if job is not None]
-    else:
-        read = {row[0]: job_from_row(row) for row in tx.execute(SQL.get_jobs, (packed,))}
-        jobs = [read[job_id] for job_id in ids]
+    missing = [job_id for job_id, job in zip(ids, fresh, strict=True) if job is None]
+    if len(missing) == len(ids) and len(tx.fresh) >= FRESH_MAX:
+        tx.fresh.clear()  # full of jobs that are not claimed: cancelled, or of a paused queue
+    read = _read_claimed(tx, missing) if missing else {}
+    jobs = [read[ids[at]] if job is None else _started(job, worker, now_us) for at, job in enumerate(fresh)]
     claimed = [Claimed(job, Claim(job.id, job.fence, worker)) for job in jobs]
     first_id = _emit_all(tx, ids, EventType.STARTED)
-    if tx.watched:
+    if EventType.STARTED in tx.watched:
         _tell_all(tx, first_id, (one.job for one in claimed), EventType.STARTED)
     return claimed
+
+
+def _read_claimed(tx: Transaction, ids: list[str]) -> dict[str, Job]:
+    return {row[0]: job_from_row(row) for row in tx.execute(SQL.get_jobs, (text(ids),))}
 
 
 def _started(job: Job, worker: WorkerId, now_us: int) -> Job:
@@ -706,6 +723,7 @@ def _end_all(tx: Transaction, endings: list[Ending]) -> list[bool]:
                 None if one.error is None else one.error.encode(),
             )
             for event_id, (one, row) in enumerate(over, first_id)
+            if _FINAL_TYPES[one.state] in tx.watched
         ]  # fmt: skip
     for one, (job_id, _, _, parent_id, callback_url, project, root_id) in over:
         if callback_url is not None or parent_id is not None:

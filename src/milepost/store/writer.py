@@ -29,7 +29,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from milepost.errors import InvalidInput, MilepostError, StoreUnavailable
-from milepost.job import Event, Job
+from milepost.job import Event, EventType, Job
 from milepost.store import Ended, Listener, StoreStats
 
 BUSY_S = 10.0
@@ -69,7 +69,7 @@ class Transaction:
         self.fresh: dict[str, Job] = {}  # ready jobs as they were added: right as long as the row's version is still 1
         self.events: list[Event] = []  # for subscribers; filled only while there are some
         self.next_event_id = 0
-        self.watched = False
+        self.watched: frozenset[EventType] = frozenset()  # of which subscribers are told
         self.ready_queues: set[str] = set()  # that got a ready job by the way: told to `on_ready` after the commit
 
     def unwritten(self) -> tuple[list[Any], ...]:
@@ -111,7 +111,8 @@ class Writer:
         self._thread = threading.Thread(target=self._commit_loop, name="milepost-commit", daemon=True)
         if not in_memory:
             self._thread.start()
-        self.listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, frozenset[EventType]]] = []
+        self._watched: frozenset[EventType] = frozenset()
         self.next_event_id = 1
         self.read_events: Callable[[int, int], list[Event]] = lambda _after_id, _count: []
         self.on_ready: Callable[[str], None] = lambda _queue: None
@@ -147,6 +148,18 @@ class Writer:
     async def _put_here(self, lane: deque[Operation], run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         return await self._put(lane, run, args)
 
+    def listen(self, listener: Listener, types: frozenset[EventType]) -> Callable[[], None]:
+        """Call it with the events of these types of each commit from now on; returns what ends it."""
+        entry = (listener, types)
+        self._listeners.append(entry)
+        self._watched |= types
+
+        def end() -> None:
+            self._listeners.remove(entry)
+            self._watched = frozenset().union(*(types for _, types in self._listeners))
+
+        return end
+
     async def close(self) -> None:
         """Return when everything accepted is on disk."""
         self._closed = True
@@ -165,7 +178,7 @@ class Writer:
             waiting.clear()
         operations = [operation for lane in lanes for operation in lane]
         tx = self._tx
-        tx.watched = bool(self.listeners)
+        tx.watched = self._watched
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         try:
             self._number_events(tx)
@@ -312,7 +325,7 @@ class Writer:
                 stats.commit_seconds[bound] = stats.commit_seconds.get(bound, 0) + 1
                 break
         first_id, self.next_event_id = self.next_event_id, self._tx.next_event_id
-        if self.listeners and not self._tx.watched and self.next_event_id > first_id:
+        if not self._watched <= self._tx.watched and self.next_event_id > first_id:
             # Somebody subscribed while this batch was on its way to the disk: its events were not kept, but they are news.
             self._tx.events = self.read_events(first_id - 1, self.next_event_id - first_id)
         for future, result, error in done:
@@ -332,8 +345,9 @@ class Writer:
         if tx.events:
             events = tx.events
             tx.events = []
-            for listener in list(self.listeners):
-                listener(events)
+            for listener, types in list(self._listeners):
+                if wanted := [event for event in events if event.type in types]:
+                    listener(wanted)
 
     def _next(self) -> None:
         if any(self._lanes()):

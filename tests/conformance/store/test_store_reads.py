@@ -12,6 +12,7 @@ from milepost.errors import InvalidInput, NotFound
 from milepost.job import (
     Callback,
     Event,
+    EventType,
     Failure,
     Job,
     JobId,
@@ -348,6 +349,12 @@ async def test_a_subscriber_sees_exactly_the_committed_events_in_order(house: Ho
     await house.end(await house.claim_one(queue="lane"))
     assert told == await house.store.list_events()
     end()
+    ends: list[Event] = []
+    end_ends = house.store.subscribe(ends.extend, types=frozenset({EventType.FAILED, EventType.CANCELLED}))
+    for outcome in (OK, BROKEN, STOPPED):
+        await house.end(await house.running(), outcome)
+    assert [event.type for event in ends] == [EventType.FAILED, EventType.CANCELLED]
+    end_ends()
     await house.add()
     assert told != await house.store.list_events()
     assert sub.id in {event.job_id for event in told}
