@@ -32,6 +32,7 @@ from milepost.engine.service import Service
 from milepost.errors import InvalidInput, StoreUnavailable, Unreachable
 from milepost.job import FINAL, Event, EventType, Job, ProjectId
 from milepost.server.app import App, create_app
+from milepost.server.facades.qiniu.sweep import sweep as sweep_buckets
 from milepost.server.identity import Identities
 from milepost.settings import Settings
 from milepost.store import Delivery, Store
@@ -40,7 +41,7 @@ from milepost.wire import native, rfc3339
 
 log = structlog.get_logger("milepost")
 
-BUILT_IN = ("milepost.work.basics", "milepost.work.images", "milepost.work.volumes", "milepost.work.servers")
+BUILT_IN = ("milepost.work.basics", "milepost.work.images", "milepost.work.volumes", "milepost.work.servers", "milepost.work.media.pfop")
 OBSERVE_S = 2.0  # a guest that shut down, or a machine that crashed, shows after this time
 ANSWER_BYTES_MAX = 2048
 # How long a thread may keep Python's lock from the others (Python: 5 ms).  The commit thread needs it for some microseconds
@@ -77,7 +78,7 @@ def load_kinds(modules: Sequence[str] = ()) -> Kinds:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            log.info("built-in kinds left out", module=name, missing=error.name, hint="pip install 'milepost[images]'")
+            log.info("built-in kinds left out", module=name, missing=error.name, hint="pip install 'milepost[images,media]'")
     for entry in entry_points(group="milepost.kinds"):
         _load(entry.value, entry.load)
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
@@ -148,6 +149,7 @@ class System:
                 "images": settings.image_concurrency,
                 "volumes": settings.volume_concurrency,
                 "servers": settings.server_concurrency,
+                **media_limits(settings),
             },
         )
         self.objects = objects
@@ -161,6 +163,7 @@ class System:
             from milepost.work.sweep import sweep
 
             await sweep(self.store, self.objects)  # type: ignore[arg-type]
+            await sweep_buckets(self.app.state)
         await sweep_volumes(self.store, self.folder, now_us=self.clock.now_us())
         if self.has_servers:
             from milepost.work.servers.sweep import sweep as sweep_servers
@@ -182,6 +185,12 @@ class System:
             except (StoreUnavailable, OSError) as error:
                 log.error("cannot see what the servers' machines do; it is tried again", error=str(error))
             await asyncio.sleep(OBSERVE_S)
+
+    async def _settle_servers(self) -> None:
+        if self.has_servers:
+            from milepost.work.servers.sweep import settle_servers
+
+            await settle_servers(self.store, self.folder, now_us=self.clock.now_us())
 
     async def close(self) -> None:
         """What was kept in memory leaves nothing behind: no machine either."""
@@ -206,6 +215,7 @@ class System:
                 ended.clear()
                 try:
                     await settle(self.store, self.folder, now_us=self.clock.now_us())
+                    await self._settle_servers()
                 except (StoreUnavailable, OSError) as error:
                     log.error("cannot settle what ended jobs left; the next sweep will", error=str(error))
         finally:

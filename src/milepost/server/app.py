@@ -27,6 +27,7 @@ from milepost.server import errors
 from milepost.server.auth import ANYONE, check_exposure, identify, is_loopback
 from milepost.server.events import Hub
 from milepost.server.facades import all_routes
+from milepost.server.facades.qiniu.downloads import route_to_bucket
 from milepost.server.http import Call, Disconnected, Receive, Reply, Scope, Send
 from milepost.server.identity import Identities
 from milepost.server.limits import Rates, Slots
@@ -79,6 +80,7 @@ class App:
         self._native = _table(ROUTES)
         self._routes = list(routes)
         self._open, self._limited = state.settings.auth == "none", state.settings.rate_per_s > 0
+        self._bucket_hosts = f".{state.settings.objects_domain}".encode() if state.settings.objects_domain else None
         self._own_hosts = _own_hosts(state.settings)
         self._known_hosts: set[bytes] = set()
         self._request_ids = map(_request_id(), count(1))
@@ -95,6 +97,8 @@ class App:
         given = headers.get(b"x-request-id")
         request_id = given.decode() if given is not None and _sane(given) else next(self._request_ids)
         scope["app"], scope["headers_by_name"], scope["request_id"] = self, headers, request_id
+        if self._bucket_hosts is not None and self._bucket_hosts in headers.get(b"host", b""):
+            route_to_bucket(scope, self.state.settings.objects_domain)
         if not self._open and b"authorization" in headers:
             receive = recorded(scope, receive, headers, self.state)
         parts = scope["path"].split("/")

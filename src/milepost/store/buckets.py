@@ -16,7 +16,7 @@ object_exists, object_key.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +36,7 @@ from milepost.bucket import (
 from milepost.errors import Conflict, InvalidInput, LimitExceeded, NotFound, VersionConflict
 from milepost.job import Claim, ProjectId
 from milepost.store import Resource, Write
+from milepost.store.listing import page_folded
 from milepost.store.loose import drop, held, loose, new_object_key, resource
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 WRITES_MAX = 20  # times a write is tried again when another one came between
 PAGE = 1000
-BEHIND = "\U0010ffff" * (KEY_BYTES_MAX // 4 + 1)  # behind every key that has the same prefix
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,61})[a-z0-9]").fullmatch
 
@@ -206,33 +206,11 @@ class Buckets:
     async def list_objects(
         self, place: Place, *, prefix: str = "", delimiter: str = "", after: str | None = None, limit: int = PAGE
     ) -> Listing:
-        """By the bytes of the keys.  Keys that go on with the delimiter behind the prefix are folded into one entry.
-
-        Rules: `after` is a key, or a folded prefix, which is passed over whole; both kinds of entry count against the limit.
-        """
-        objects: list[StoredObject] = []
-        prefixes: list[str] = []
-        last: str | None = None
-        behind = _behind(after, prefix, delimiter)
-        while True:
-            found = await self.store.page_resources(place.type, prefix=prefix, after=behind, limit=limit + 1)
-            for one in found:
-                if last is not None and prefixes and last == prefixes[-1] and one.id.startswith(last):
-                    continue
-                if one.project != place.project:
-                    continue
-                if len(objects) + len(prefixes) == limit:
-                    return Listing(objects, prefixes, last)
-                folded = _fold(one.id, prefix, delimiter)
-                if folded is None:
-                    objects.append(decode_object(one.doc))
-                    last = one.id
-                else:
-                    prefixes.append(folded)
-                    last = folded
-            if len(found) <= limit:
-                return Listing(objects, prefixes, None)
-            behind = last + BEHIND if prefixes and last == prefixes[-1] and last is not None else found[-1].id
+        """By the bytes of the keys.  Keys that go on with the delimiter behind the prefix are folded into one entry."""
+        page = await page_folded(
+            self.store, place.type, place.project, prefix=prefix, delimiter=delimiter, after=after, limit=limit
+        )
+        return Listing([decode_object(one.doc) for one in page.found], page.prefixes, page.after)
 
     async def keep(self, path: Path, project: ProjectId) -> str:
         """The file's bytes are in object storage, loose; the key that they have there.  Errors: StoreUnavailable, OSError."""
@@ -245,31 +223,46 @@ class Buckets:
             raise
         return object_key
 
-    async def put(self, place: Place, new: StoredObject, *, overwrite: bool, claim: Claim | None = None) -> StoredObject:
+    async def put(
+        self, place: Place, new: StoredObject, *, overwrite: bool, claim: Claim | None = None, also: Sequence[Write] = ()
+    ) -> StoredObject:
         """The bytes, which `keep` stored, are the object of this key; what they replace is removed.
 
-        Without `overwrite` the same content is there already and stays, and other content is a conflict.
-        Errors: Conflict (object_exists), NotFound (the bucket), VersionConflict (the bytes were swept; or too many tries).
+        Without `overwrite` the same content is there already and stays, and other content is a conflict.  `also` is written in
+        the same transaction.
+        Errors: Conflict (object_exists), NotFound (the bucket), VersionConflict (`also`; the bytes were swept; too many tries).
         """
         check_object_name(new.key)
         for _ in range(WRITES_MAX):
             before = await self.look_up(place, new.key)
             if before is not None and not overwrite:
                 await self.drop(new.object_key)
-                if before.object.hash == new.hash:
-                    return before.object
-                raise exists(place, new.key)
-            writes = [*put_writes(place, new, before, self.now_us()), held(new.object_key, place.project)]
+                if before.object.hash != new.hash:
+                    raise exists(place, new.key)
+                await self.store.write_resources(also, claim=claim)
+                return before.object
+            writes = [*put_writes(place, new, before, self.now_us()), held(new.object_key, place.project), *also]
             try:
                 await self.store.write_resources(writes, claim=claim)
             except VersionConflict:
                 await self._check_foreign(place, new.key)
+                await self._check_versions([held(new.object_key, place.project), *also])
                 continue
             await self._check_bucket(place, new.key)
             if before is not None:
                 await self.drop(before.object.object_key)
             return new
         raise _busy()
+
+    async def _check_versions(self, writes: Sequence[Write]) -> None:
+        """Whether these can still be made.  Errors: VersionConflict."""
+        for write in writes:
+            try:
+                version = (await self.store.get_resource(write.resource.type, write.resource.id)).version
+            except NotFound:
+                version = 0
+            if write.if_version not in (None, version):
+                raise VersionConflict(f"{write.resource.type} {write.resource.id} was changed meanwhile", reason="stale")
 
     async def delete(self, place: Place, key: str) -> None:
         """Errors: NotFound."""
@@ -407,21 +400,6 @@ def _no_bucket(name: str) -> NotFound:
 
 def _busy() -> VersionConflict:
     return VersionConflict("it is being changed by others; try again", reason="busy")
-
-
-def _fold(key: str, prefix: str, delimiter: str) -> str | None:
-    """The key's part up to the first delimiter behind the prefix."""
-    if not delimiter:
-        return None
-    at = key.find(delimiter, len(prefix))
-    return None if at < 0 else key[: at + len(delimiter)]
-
-
-def _behind(after: str | None, prefix: str, delimiter: str) -> str | None:
-    """Where a page goes on: behind all of a folded prefix, where the page before ended with one."""
-    if after is not None and len(after) > len(prefix) and _fold(after, prefix, delimiter) == after:
-        return after + BEHIND
-    return after
 
 
 async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -15,7 +15,14 @@ from milepost.server.state import AppState
 
 def all_routes(state: AppState) -> list[BaseRoute]:
     """Every vendor's routes.  The native paths are looked at first, so no facade can hide one."""
-    from milepost.server.facades import glance, huawei, iam, keystone  # they import this package's parent
+    from milepost.server.facades import glance, huawei, iam, keystone, qiniu  # they import this package's parent
 
     # The most polled first, because the router tries one after the other; last what is answered as unknown.
-    return [*huawei.routes(state), *glance.routes(state), *keystone.routes(state), *iam.routes(state), *huawei.unknown_routes()]
+    return [
+        *huawei.routes(state),
+        *qiniu.routes(state),
+        *glance.routes(state),
+        *keystone.routes(state),
+        *iam.routes(state),
+        *huawei.unknown_routes(),
+    ]

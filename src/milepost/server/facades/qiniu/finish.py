@@ -24,6 +24,7 @@ from milepost.errors import MilepostError
 from milepost.server.facades.qiniu.endpoint import Call, identify_upload, json_response
 from milepost.server.facades.qiniu.incoming import Received, buckets_of
 from milepost.server.facades.qiniu.persist import submission_of_policy, submit
+from milepost.store import Write
 from milepost.store.buckets import Place
 from milepost.wire import Request
 from milepost.wire.qiniu import errors, objects, variables
@@ -57,6 +58,7 @@ class Upload(msgspec.Struct, kw_only=True):
     mime_type: str | None = None
     custom: Custom = Custom({}, {})
     hash: str | None = None  # where it is not that of the whole content
+    also: list[Write] = []  # what changes in the same transaction
 
 
 async def begin_upload(call: Call, token: str | None, *, bucket: str | None = None) -> tuple[Policy, Place]:
@@ -120,7 +122,7 @@ async def _store(call: Call, upload: Upload, key: str, mime_type: str) -> Stored
         storage_class=policy.file_type,
         end_user=policy.end_user,
     )
-    return await buckets.put(upload.place, new, overwrite=policy.may_overwrite)
+    return await buckets.put(upload.place, new, overwrite=policy.may_overwrite, also=upload.also)
 
 
 def _choose_key(call: Call, upload: Upload, values: dict[str, variables.Value]) -> str:
