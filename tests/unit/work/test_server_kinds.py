@@ -255,8 +255,11 @@ async def test_quotas_count_what_is_reserved(tmp_path: Path) -> None:
         held = await house.submit("createServer", held=True, server=spec, count=2)
         await refused(house, "cpu_quota", "createServer", server=spec)
         await house.service.cancel(held, project=None)
-        await house.sweep()
-        assert await house.servers() == []
+
+        async def gone() -> bool:
+            return await house.servers() == [] and await house.volumes() == []
+
+        await until(gone, "what was reserved is free")
 
 
 async def test_a_busy_server_refuses_others(house: ServerHouse) -> None:
@@ -265,8 +268,11 @@ async def test_a_busy_server_refuses_others(house: ServerHouse) -> None:
     await refused(house, "server_busy", "deleteServer", server_ids=[server.id])
     await refused(house, "server_busy", "addNic", server_id=server.id, nics=[{"subnet_id": "net"}])
     await house.service.cancel(held, project=None)
-    await house.sweep()
-    assert (await house.server(server.id)).job_id is None
+
+    async def free() -> bool:
+        return (await house.server(server.id)).job_id is None
+
+    await until(free, "nobody has it")
     await refused(house, "server_not_found", "deleteServer", server_ids=[new_id()])
     await house.done("deleteServer", server_ids=[server.id])
 

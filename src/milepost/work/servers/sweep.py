@@ -47,6 +47,12 @@ log = structlog.get_logger("milepost.servers")
 
 async def sweep(store: Store, data: Path, *, now_us: int) -> int:
     """No server is locked for a job that has ended, none shows what it is not, no machine is nobody's.  How many were changed."""
+    settled = await settle_servers(store, data, now_us=now_us)
+    return settled + await observe(store, data, now_us=now_us) + await _remove_strays(store, data)
+
+
+async def settle_servers(store: Store, data: Path, *, now_us: int) -> int:
+    """No server is locked for a job that has ended.  How many were changed."""
     count = 0
     for resource in await store.list_resources(SERVER):
         server = decode_server(resource.doc)
@@ -55,7 +61,7 @@ async def sweep(store: Store, data: Path, *, now_us: int) -> int:
         ended = await _ended(store, server.job_id)
         if ended is not None:
             count += await _tried(_settle(store, data, resource, server, ended, now_us))
-    return count + await observe(store, data, now_us=now_us) + await _remove_strays(store, data)
+    return count
 
 
 async def observe(store: Store, data: Path, *, now_us: int) -> int:
@@ -187,4 +193,4 @@ async def _write(store: Store, resource: Resource, server: Server, now_us: int, 
     await store.write_resources([Write(resource=server_resource(changed), if_version=resource.version)])
 
 
-__all__ = ["observe", "stop_machines", "sweep"]
+__all__ = ["observe", "settle_servers", "stop_machines", "sweep"]
