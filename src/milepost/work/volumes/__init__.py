@@ -4,6 +4,7 @@
 |-----------|---------------------------------------------------------------------------|
 | spec      | inputs and results of the kinds                                           |
 | admission | what is checked and reserved at submit: states, sizes, names, quotas      |
+| checks    | the checks of that, for other kinds that make or change volumes too        |
 | kinds     | the kinds                                                                 |
 | change    | a volume in the hands of a running job: taken, changed, given back        |
 | making    | create                                                                    |

@@ -20,7 +20,7 @@ from milepost import Conflict, NotFound, PermanentError, RetryableError, Running
 from milepost.volume import VOLUME, Volume, VolumeStatus, decode_volume
 from milepost.work.locks import finish_anyway, locked
 from milepost.work.threads import in_thread
-from milepost.work.volumes.admission import volume_resource
+from milepost.work.volumes.checks import volume_resource
 from milepost.work.volumes.disk import DiskFolder, named_errors, write_durably
 from milepost.work.volumes.spec import VolumeResult
 

@@ -32,10 +32,10 @@ from milepost import NotFound, Resource, VersionConflict, Write
 from milepost.job import FINAL, Job, JobId, State
 from milepost.volume import VOLUME, Volume, VolumeStatus, decode_volume
 from milepost.work.threads import in_thread
-from milepost.work.volumes.admission import volume_resource
 from milepost.work.volumes.base import drop_base, drop_downloads
 from milepost.work.volumes.change import RELEASED
 from milepost.work.volumes.changing import extend_undone, given_back
+from milepost.work.volumes.checks import volume_resource
 from milepost.work.volumes.disk import DiskFolder, remove
 from milepost.work.volumes.making import remove_files
 
