@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from client_rig import Running
-from huawei_rig import Keys, client, fresh, run, wait
+from huawei_rig import Keys, client, fresh, in_another_second, run, wait
 
 evs = pytest.importorskip("huaweicloudsdkevs.v2")
 exceptions = pytest.importorskip("huaweicloudsdkcore.exceptions.exceptions")
@@ -56,18 +55,6 @@ def extend(sdk: Any, volume_id: str, size: int, bss: Any = None) -> Any:
 
 def delete(sdk: Any, volume_id: str) -> Any:
     return sdk.delete_volume(evs.DeleteVolumeRequest(volume_id=volume_id))
-
-
-def in_another_second(call: Any) -> Any:
-    """A signed request that equals one of the same second is a replay: it is refused until its date is another one."""
-    end_s = time.monotonic() + 10
-    while True:
-        try:
-            return call()
-        except exceptions.ClientRequestException as error:
-            if error.error_code != "APIGW.0301" or time.monotonic() > end_s:
-                raise
-            time.sleep(0.1)
 
 
 @pytest.fixture
