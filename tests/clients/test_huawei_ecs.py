@@ -212,7 +212,7 @@ def test_a_volume_comes_and_goes(sdk: Any, disks: Any, machine: str) -> None:
     done(sdk, sdk.batch_attach_sharable_volumes(batch).job_id)
     leave = ecs.BatchDetachVolumesRequest(volume_id=volume_id, body=ecs.VolumeBatchDetachRequest(serverinfo=[machine]))
     done(sdk, sdk.batch_detach_volumes(leave).job_id)
-    gone = disks.delete_volume(evs.DeleteVolumeRequest(volume_id=volume_id))
+    gone = in_another_second(lambda: disks.delete_volume(evs.DeleteVolumeRequest(volume_id=volume_id)))
     assert wait(disks, evs.ShowJobRequest, gone.job_id).status == "SUCCESS"
 
 
