@@ -7,6 +7,7 @@ Each field has its unit in its name and its meaning in its metadata; `MILEPOST_<
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,11 @@ from milepost.errors import InvalidInput
 def about(description: str, **limits: Any) -> msgspec.Meta:
     """A setting's meaning, for the reference, `milepost doctor` and errors."""
     return msgspec.Meta(description=description, **limits)
+
+
+def processors() -> int:
+    """As many as this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,6 +141,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "isolated"
     server_accel: Annotated[Literal["auto", "kvm", "tcg"], about("auto: KVM where it really works, else emulation: tcg")] = "auto"
 
+    # media
+    media_concurrency: Annotated[int, about("media commands that run at the same time; 0: as many as processors", ge=0)] = 0
+    media_wall_s: Annotated[float, about("longest time of one media command, seconds", gt=0)] = 3600.0
+    media_file_bytes_max: Annotated[int, about("largest file that a media command may write", ge=1 << 20)] = 8 << 30
+    media_fetch_bytes_max: Annotated[int, about("largest file that a media command may fetch from a URL", ge=1024)] = 512 << 20
+    picture_bytes_max: Annotated[int, about("largest file of a picture that is read", ge=1024)] = 512 << 20
+    picture_side_max: Annotated[int, about("longest side of a picture that is read, pixels", ge=1)] = 30_000
+    picture_pixels_max: Annotated[int, about("most pixels of a picture that is read, all frames together", ge=1)] = 150_000_000
+    picture_frames_max: Annotated[int, about("most frames of an animation that is read", ge=1)] = 500
+    picture_memory_bytes: Annotated[int, about("address space of one picture command", ge=1 << 28)] = 3 << 30
+    picture_cpu_s: Annotated[int, about("processor time of one picture command, seconds", ge=1)] = 120
+
     def __post_init__(self) -> None:
         if self.heartbeat_s * 3 > self.lease_s:
             raise InvalidInput(
@@ -142,6 +160,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 path="$.lease_s",
                 hint=f"set MILEPOST_LEASE_S to at least {self.heartbeat_s * 3:g}",
             )
+
+    @property
+    def media_places(self) -> int:
+        """How many media commands run at the same time."""
+        return self.media_concurrency or processors()
 
     @property
     def data_dir(self) -> Path:

@@ -41,9 +41,17 @@ from milepost.wire import native, rfc3339
 
 log = structlog.get_logger("milepost")
 
-BUILT_IN = ("milepost.work.basics", "milepost.work.images", "milepost.work.volumes", "milepost.work.servers", "milepost.work.media.pfop")
+BUILT_IN = (
+    "milepost.work.basics",
+    "milepost.work.images",
+    "milepost.work.volumes",
+    "milepost.work.servers",
+    "milepost.work.media.pfop",
+)
 OBSERVE_S = 2.0  # a guest that shut down, or a machine that crashed, shows after this time
 ANSWER_BYTES_MAX = 2048
+# Media jobs that are claimed for each command that may run: some fetch or store while others use the processors.
+MEDIA_AHEAD = 4
 # How long a thread may keep Python's lock from the others (Python: 5 ms).  The commit thread needs it for some microseconds
 # before and after each commit, and everybody whose write is in that commit waits with it.
 SWITCH_S = 0.0001
@@ -149,7 +157,8 @@ class System:
                 "images": settings.image_concurrency,
                 "volumes": settings.volume_concurrency,
                 "servers": settings.server_concurrency,
-                **media_limits(settings),
+                "media": MEDIA_AHEAD * settings.media_places,
+                "media.idle": settings.media_places,
             },
         )
         self.objects = objects
@@ -194,6 +203,10 @@ class System:
 
     async def close(self) -> None:
         """What was kept in memory leaves nothing behind: no machine either."""
+        if "milepost.work.media.tools" in sys.modules:
+            from milepost.work.media.tools import close_workshop
+
+            await close_workshop()
         if self._folder is not None and self.has_servers:
             from milepost.work.servers.sweep import stop_machines
 

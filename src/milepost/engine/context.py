@@ -21,6 +21,7 @@ from milepost.job import Claim, Failure, Job, Progress, State, SubJob
 if TYPE_CHECKING:
     from milepost.settings import Settings
     from milepost.store import Resource, Write
+    from milepost.store.buckets import Buckets
 
 T = TypeVar("T")
 
@@ -203,6 +204,16 @@ class Running(JobFacts):
     def resources(self) -> Resources:
         """Things that jobs make and that outlive them."""
         return Resources(self._store, self.claim, self.project)
+
+    @property
+    def buckets(self) -> Buckets:
+        """Buckets and their objects; what is written with `claim=job.claim` is written under the job's fence.
+
+        Errors: Conflict when the server has no object storage.
+        """
+        from milepost.store.buckets import Buckets
+
+        return Buckets(self._store, self.objects, self.now_us)  # type: ignore[arg-type]  # there is one implementation
 
     async def admit(self, spec: Any) -> Any:
         """Reserve now what a submit reserves: for a sub-job whose parent did not.  The input as it was admitted.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ from milepost.process import Ended, Limits
 if TYPE_CHECKING:
     from milepost.settings import Settings
 
+T = TypeVar("T")
 Makes = Literal["object", "objects", "info"]
 
 
@@ -110,10 +111,11 @@ class Tools(Protocol):
         """Say how far this command is."""
         ...
 
-    async def fork(self, function: Callable[[Any], Any], request: Any) -> Any:
-        """What the function returns, run in a warm child process with limits that shares nothing with this one.
+    async def fork(self, function: str, request: Any, result: type[T]) -> T:
+        """What `module:function` returns, run in a warm child process with limits that shares nothing with this one.
 
-        The function stands at the top of a module of `tools.FORKED`, takes one annotated msgspec value and returns one.
+        The module is one of `tools.FORKED`, and the function is made with `@forked` of `child.py`: it is given one msgspec value
+        and returns one.
         Errors: FopFailed, also for whatever the function raised and when a limit or a crash ended it.
         """
         ...
@@ -148,6 +150,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     makes: Makes
     parse: Parse
     run: Run
+    named_by_hash: bool = False  # without saveas the key is the output's hash, not one derived from the command
 
 
 COMMANDS: dict[str, Command] = {}

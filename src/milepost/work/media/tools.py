@@ -1,0 +1,212 @@
+"""What running commands share: children and programs with limits, files of other objects and URLs, sources opened in place.
+
+Rules
+1. However many queues there are, no more than `media_concurrency` commands use the processors of this server at once.
+2. An object that a command names is read only when its bucket is public or the job's own project's; all other URLs are asked
+   under the rules of outgoing requests (`egress.py`), and read up to a limit.
+3. A source on local storage is linked into the job's folder, not copied: it can be deleted or replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from milepost import Conflict, Forbidden, InvalidInput, NotFound, ProtocolError, RetryableError, Running, Unreachable
+from milepost.bucket import StoredObject
+from milepost.egress import EgressPolicy, Timeouts, open_guarded, redact
+from milepost.forkserver import ForkServer, ForkServerDied
+from milepost.process import Ended, Limits, ProgramMissing, run_process
+from milepost.work.media import child
+from milepost.work.media.commands import FopFailed, Origin, Target
+from milepost.work.threads import in_thread
+
+if TYPE_CHECKING:
+    from milepost.settings import Settings
+
+T = TypeVar("T")
+
+FORKED = ("milepost.work.media.vips",)  # modules whose functions run in forked children
+CHILD_ENV = {"VIPS_CONCURRENCY": "1", "MALLOC_ARENA_MAX": "2"}  # one picture a processor: the commands are what runs in parallel
+FETCH = Timeouts(connect_s=10.0, read_s=30.0, total_s=600.0)
+WRITE_BYTES = 1 << 20
+
+
+class Workshop:
+    """The children and the places of one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.forks = ForkServer(FORKED, env=CHILD_ENV)
+        self.places = asyncio.Semaphore(settings.media_places)
+
+
+_WORKSHOPS: WeakKeyDictionary[asyncio.AbstractEventLoop, Workshop] = WeakKeyDictionary()
+
+
+def workshop(settings: Settings) -> Workshop:
+    """This loop's."""
+    loop = asyncio.get_running_loop()
+    found = _WORKSHOPS.get(loop)
+    if found is None:
+        found = _WORKSHOPS[loop] = Workshop(settings)
+    return found
+
+
+async def close_workshop() -> None:
+    """The loop's children have ended."""
+    found = _WORKSHOPS.pop(asyncio.get_running_loop(), None)
+    if found is not None:
+        await found.forks.close()
+
+
+class StepTools:
+    """`commands.Tools` for one step of one item."""
+
+    def __init__(
+        self,
+        job: Running,
+        *,
+        origin: Origin,
+        target: Target,
+        mime_type: str,
+        folder: Path,
+        shared: Path,
+        report: Callable[[int, int | None, str, str], Awaitable[None]],
+    ) -> None:
+        self.settings: Settings = job.settings
+        self.origin, self.target, self.mime_type, self.folder = origin, target, mime_type, folder
+        self._job, self._shared, self._report = job, shared, report
+        self._workshop = workshop(job.settings)
+        self._fetched: dict[str, Path] = {}
+
+    async def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:
+        await self._report(done, total, note, unit)
+
+    async def fork(self, function: str, request: Any, result: type[T]) -> T:
+        settings = self.settings
+        limits = Limits(
+            memory_bytes=settings.picture_memory_bytes,
+            cpu_s=settings.picture_cpu_s,
+            file_bytes=settings.media_file_bytes_max,
+            wall_s=settings.media_wall_s,
+        )
+        try:
+            async with self._workshop.places:
+                answer = await self._workshop.forks.call(function, msgspec.json.encode(request), limits=limits)
+        except ForkServerDied as died:
+            raise RetryableError("worker_process_died", f"{died}") from died
+        if answer.result is None:
+            raise FopFailed(f"the command was stopped: {answer.describe()}")
+        try:
+            return child.read(answer.result, result)
+        except msgspec.DecodeError as error:
+            raise FopFailed(f"the command gave no answer that can be read: {error}") from error
+
+    async def run_program(
+        self,
+        argv: list[str],
+        *,
+        limits: Limits | None = None,
+        on_output: Callable[[bytes], Awaitable[None]] | None = None,
+    ) -> Ended:
+        settings = self.settings
+        limits = limits or Limits(file_bytes=settings.media_file_bytes_max, wall_s=settings.media_wall_s)
+        try:
+            async with self._workshop.places:
+                return await run_process(argv, limits=limits, cwd=self.folder, on_output=on_output)
+        except ProgramMissing as missing:
+            raise FopFailed(f"{missing} on the server") from missing
+
+    # --- other files -------------------------------------------------------------------------------------------------
+
+    async def fetch(self, url: str) -> Path:
+        if url not in self._fetched:
+            path = self._shared / f"fetched-{len(list(self._shared.iterdir()))}"
+            try:
+                await self._fetch(url, path)
+            except (FopFailed, RetryableError):
+                raise
+            except (NotFound, Forbidden, InvalidInput, ProtocolError, Unreachable) as error:
+                raise FopFailed(f"failed to GET {redact(url)}: {error.message}") from error
+            self._fetched[url] = path
+        return self._fetched[url]
+
+    async def _fetch(self, url: str, path: Path) -> None:
+        named = own_object(url, self.settings)
+        if named is not None:
+            place = await self._job.buckets.find_bucket(named[0])
+            if place.bucket.private and place.project != self._job.project:
+                raise NotFound("no such object")
+            found = await self._job.buckets.find(place, named[1])
+            await bring(self._job, found.object, path)
+            return
+        policy = EgressPolicy.from_settings(self.settings)
+        async with open_guarded("GET", url, policy=policy, headers={"Accept-Encoding": "identity"}, timeouts=FETCH) as answer:
+            if answer.status != 200:
+                raise FopFailed(f"failed to GET {redact(url)}: {answer.status_line}")
+            limit, size_bytes = self.settings.media_fetch_bytes_max, 0
+            with await in_thread(path.open, "xb") as file:
+                while (chunk := await answer.read_chunk()) is not None:
+                    size_bytes += len(chunk)
+                    if size_bytes > limit:
+                        raise FopFailed(f"failed to GET {redact(url)}: it has more than {limit} bytes")
+                    await in_thread(file.write, chunk)
+
+
+def own_object(url: str, settings: Settings) -> tuple[str, str] | None:
+    """Bucket and key, where the URL names one of this server's own objects: `kodo://bucket/key`, or one of its addresses.
+
+    Errors: FopFailed for a kodo URL without bucket or key.
+    """
+    if url.startswith("kodo://"):
+        bucket, _, key = url.removeprefix("kodo://").partition("/")
+        if not bucket or not key:
+            raise FopFailed("failed to GET kodo URL: it is kodo://<bucket>/<key>")
+        return bucket, key
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return None
+    path = unquote(parts.path.removeprefix("/"))
+    if settings.objects_domain and host.endswith(f".{settings.objects_domain}"):
+        return host.removesuffix(f".{settings.objects_domain}"), path
+    if not parts.path.startswith("/objects/"):
+        return None
+    public = urlsplit(settings.public_url) if settings.public_url else None
+    ours = public is not None and (host, port) == (public.hostname, public.port)
+    if ours or (host in (settings.host, "localhost") and port == settings.port):
+        bucket, _, key = parts.path.removeprefix("/objects/").partition("/")
+        return unquote(bucket), unquote(key)
+    return None
+
+
+async def bring(job: Running, stored: StoredObject, path: Path) -> None:
+    """The object's bytes are a file at `path`: linked on local storage, else copied.  Errors: FopFailed when they are gone."""
+    local = job.buckets.objects.local_path(stored.object_key)
+    try:
+        if local is not None:
+            try:
+                await in_thread(path.hardlink_to, local)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+                    raise
+            else:
+                return
+        with await in_thread(path.open, "xb") as file:
+            async for chunk in job.objects.read(stored.object_key):
+                await in_thread(file.write, chunk)
+    except FileNotFoundError:
+        raise FopFailed("source data is empty or fail to get source data") from None
+    except Conflict as error:
+        raise FopFailed(f"source data is empty or fail to get source data: {error.message}") from error
+
+
+__all__ = ["FORKED", "StepTools", "Workshop", "bring", "close_workshop", "own_object", "workshop"]

@@ -1,0 +1,136 @@
+"""Picture commands, done by libvips in a forked child with limits: see `pictures.py` for their texts.
+
+The fork server imports this module once and starts nothing; each child does one `work` and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pyvips
+
+from milepost.work.media import encode
+from milepost.work.media.child import forked
+from milepost.work.media.commands import FopFailed
+from milepost.work.media.marks import draw_marks, round_corners, slim
+from milepost.work.media.raster import ANIMATED, Photo, flat, restrict
+from milepost.work.media.spec import Average, Color, Done, Exif, ImageInfo, Picture, RoundPic, Slim, Watermark, Work
+
+# Source: libexif's words for Orientation, which the service's answers use; libexif exif-tag.h.
+ORIENTATIONS = {
+    1: "Top-left", 2: "Top-right", 3: "Bottom-right", 4: "Bottom-left",
+    5: "Left-top", 6: "Right-top", 7: "Right-bottom", 8: "Left-bottom",
+}  # fmt: skip
+EXIF_TYPES = {
+    "Byte": 1, "ASCII": 2, "Short": 3, "Long": 4, "Rational": 5, "SByte": 6, "Undefined": 7, "SShort": 8, "SLong": 9,
+    "SRational": 10, "Float": 11, "Double": 12,
+}  # fmt: skip
+_EXIF_VALUE = re.compile(r".*? \((.*), (\w+), \d+ components?, \d+ bytes?\)", re.DOTALL)
+_WARM = ("jpegload", "jpegsave", "thumbnail", "thumbnail_image", "pngload", "pngsave", "webpload", "webpsave", "crop", "autorot")
+
+restrict()
+for _name in _WARM:
+    pyvips.Introspect.get(_name)
+
+
+@forked(Work)
+def work(request: Work) -> Done:
+    """Do one command.  Errors: FopFailed."""
+    os.environ["TMPDIR"] = request.temporary
+    try:
+        photo = Photo(request.source, request.limits)
+        match request.spec:
+            case Picture() as spec:
+                return transform(photo, spec, request.out)
+            case Watermark() as spec:
+                return draw_marks(photo, spec, request.marks, request.out)
+            case RoundPic() as spec:
+                return round_corners(photo, spec, request.out)
+            case Slim() as spec:
+                return slim(photo, spec, request.out)
+            case ImageInfo():
+                return Done(result=info(photo))
+            case Exif():
+                return Done(result=exif(photo))
+            case Average():
+                return Done(result=average(photo))
+    except pyvips.Error as error:
+        raise FopFailed(explain(error)) from None
+
+
+def explain(error: pyvips.Error) -> str:
+    """What libvips says, in one line and without paths of this machine."""
+    lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
+    text = "; ".join(dict.fromkeys(re.sub(r"/\S+", "the file", line) for line in lines)) or str(error)
+    return f"invalid picture: {text}"[:500]
+
+
+def transform(photo: Photo, spec: Picture, out: str) -> Done:
+    """imageView2, imageView, imageMogr2."""
+    made = encode.output_format(photo, spec.save)
+    if any(type(op).__name__ == "Blur" for op in spec.ops) and photo.format == "gif":
+        raise FopFailed("blur is not for gif")
+    photo.change(spec.ops, animated=made in ANIMATED, background=spec.background, border=spec.border_color)
+    return encode.write(photo, out, spec.save, spec.background)
+
+
+# --- answers -----------------------------------------------------------------------------------------------------------
+
+
+def info(photo: Photo) -> dict[str, Any]:
+    """Width and height as they are stored, whatever the orientation."""
+    answer: dict[str, Any] = {
+        "size": Path(photo.path).stat().st_size,
+        "format": photo.format,
+        "width": photo.width,
+        "height": photo.page_height,
+        "colorModel": _color_model(photo),
+    }
+    if photo.format == "gif":
+        answer["frameNumber"] = photo.pages
+    if "orientation" in photo.has_fields and photo.orientation in ORIENTATIONS:
+        answer["orientation"] = ORIENTATIONS[photo.orientation]
+    return answer
+
+
+def _color_model(photo: Photo) -> str:
+    """In the words of Go's image/color, as the service has them."""
+    header = photo.header
+    deep = "64" if header.format == "ushort" else ""
+    if photo.format == "gif":
+        return "palette16"
+    if header.interpretation == "cmyk":
+        return "cmyk"
+    if header.bands < 3 and not header.hasalpha():
+        return "gray16" if deep else "gray"
+    if photo.format in ("jpeg", "webp", "avif", "heic") and not header.hasalpha():
+        return "ycbcr"
+    return f"nrgba{deep}"
+
+
+def exif(photo: Photo) -> dict[str, Any]:
+    """Every tag by its name, the picture's own before those of its thumbnail.  Errors: FopFailed when there is none."""
+    found: dict[str, Any] = {}
+    for field in photo.header.get_fields():
+        if not (tag := re.fullmatch(r"exif-ifd([0234])-(.+)", field)):
+            continue
+        value = _EXIF_VALUE.fullmatch(str(photo.header.get(field)))
+        if value is not None:
+            found.setdefault(tag[2], {"type": EXIF_TYPES.get(value[2], 7), "val": value[1].strip()})
+    if not found or "exif-data" not in photo.has_fields:
+        raise FopFailed("no exif data")
+    return found
+
+
+def average(photo: Photo) -> dict[str, str]:
+    """The mean of all pixels, on white where they are clear."""
+    photo.change((), animated=False, background=Color(), border=Color())
+    image = flat(photo.frames[0].colourspace("srgb").cast("uchar"))
+    means = [row[4] for row in image.stats().tolist()[1:]]
+    return {"RGB": "0x" + "".join(f"{int(mean + 0.5):02x}" for mean in means)}
+
+
+__all__ = ["work"]
