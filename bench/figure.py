@@ -18,7 +18,7 @@ SKETCH_PER_S = 14_700
 
 
 class Row(NamedTuple):
-    """One number; without a goal it is shown for what it is.  `beside` names the row of the sketch that ran in the same minute."""
+    """One number; without a goal it is shown for what it is.  `beside`: the row of the sketch that ran in the same minutes."""
 
     name: str
     unit: str

@@ -12,20 +12,23 @@ from bench.room import Room
 
 
 def _measure(room: Room) -> dict[str, float]:
-    full_database(room.jobs_kept)
-    empty: list[float] = []
+    folder = _copy(room)
     full: list[float] = []
-    for number in range(room.some(2, 1)):  # in turn, and turned round: first one, then the other goes first
-        pair = [(empty, room.folder / f"empty-{number}"), (full, _copy(room, number))]
-        for samples, data in pair if number % 2 == 0 else pair[::-1]:
-            found = room.run("engine", "throughput", "--data", data, "--jobs", room.some(16000, 3200))
-            samples.append(found["per_s"])
-    with_jobs, without = statistics.mean(full), statistics.mean(empty)
-    return {"with a million finished": with_jobs, "with a million / with none": with_jobs / without}
+    ratios: list[float] = []
+    for number in range(room.some(5, 1)):  # in turn, and turned round: first one, then the other goes first
+        pair = [folder, room.folder / f"empty-{number}"]
+        found = {data: _per_s(room, data) for data in (pair if number % 2 else pair[::-1])}
+        full.append(found[pair[0]])
+        ratios.append(found[pair[0]] / found[pair[1]])
+    return {"with a million finished": statistics.median(full), "with a million / with none": statistics.median(ratios)}
 
 
-def _copy(room: Room, number: int) -> Path:
-    folder = room.folder / f"full-{number}"
+def _per_s(room: Room, data: Path) -> float:
+    return float(room.run("engine", "throughput", "--data", data, "--jobs", room.some(8000, 3200))["per_s"])
+
+
+def _copy(room: Room) -> Path:
+    folder = room.folder / "full"
     folder.mkdir()
     shutil.copyfile(full_database(room.jobs_kept) / "milepost.db", folder / "milepost.db")
     return folder
