@@ -59,14 +59,14 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 class Call:
     """One request to this facade.  `identity` is None where the URL is open; `body` is read where it is signed."""
 
-    __slots__ = ("_identity", "access", "body", "headers", "method", "params", "receive", "reqid", "scope", "state")
+    __slots__ = ("_identity", "access", "body", "body_ended", "headers", "method", "params", "receive", "reqid", "scope", "state")
 
     def __init__(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], reqid: str) -> None:
         self.scope, self.receive, self.headers, self.reqid = scope, receive, headers, reqid
         self.method: str = scope["method"]
         self.state: AppState = scope["app"].state
         self.params: dict[str, str] = scope.get("path_params", {})
-        self.body = b""
+        self.body, self.body_ended = b"", False
         self.access: str | None = None  # the key that signed it
         self._identity: Identity | None = None
 

@@ -20,12 +20,12 @@ from starlette.responses import Response
 
 from milepost.bucket import StoredObject
 from milepost.egress import EgressPolicy, Timeouts, check_url, open_guarded
-from milepost.errors import MilepostError
+from milepost.errors import CallerError, MilepostError
 from milepost.server.facades.qiniu.endpoint import Call, identify_upload, json_response
 from milepost.server.facades.qiniu.incoming import Received, buckets_of
 from milepost.server.facades.qiniu.persist import submission_of_policy, submit
 from milepost.store import Write
-from milepost.store.buckets import Place
+from milepost.store.buckets import Place, check_object_name
 from milepost.wire import Request
 from milepost.wire.qiniu import errors, objects, variables
 from milepost.wire.qiniu.errors import Refusal
@@ -85,7 +85,7 @@ async def finish_upload(call: Call, upload: Upload) -> Response:
     mime_type = choose_mime(policy, given=upload.mime_type, fname=upload.fname, key=upload.key, head=file.head)
     values = await _values(call, upload, mime_type)
     key = _choose_key(call, upload, values)
-    check_key(policy, key)
+    check_key(policy, check_object_name(key))
     values["key"] = key
     submission = submission_of_policy(call, policy, key)
     if policy.return_body and not policy.callback_url:
@@ -122,7 +122,11 @@ async def _store(call: Call, upload: Upload, key: str, mime_type: str) -> Stored
         storage_class=policy.file_type,
         end_user=policy.end_user,
     )
-    return await buckets.put(upload.place, new, overwrite=policy.may_overwrite, also=upload.also)
+    try:
+        return await buckets.put(upload.place, new, overwrite=policy.may_overwrite, also=upload.also)
+    except CallerError:  # not after StoreUnavailable: it may have been written
+        await buckets.drop(object_key)
+        raise
 
 
 def _choose_key(call: Call, upload: Upload, values: dict[str, variables.Value]) -> str:

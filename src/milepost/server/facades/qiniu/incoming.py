@@ -183,6 +183,7 @@ async def body_chunks(call: Call, *, limit_bytes: int) -> AsyncIterator[bytes]:
         if size > limit_bytes:
             raise too_large(limit_bytes)
         more = message.get("more_body", False)
+        call.body_ended = not more
         if data:
             yield data
 
@@ -190,7 +191,7 @@ async def body_chunks(call: Call, *, limit_bytes: int) -> AsyncIterator[bytes]:
 async def drain(call: Call) -> None:
     """Read a refused body to its end where that is near: a client that still sends would not see the answer."""
     declared, size = call.headers.get(b"content-length", b""), 0
-    if declared.isdigit() and int(declared) > DRAIN_BYTES:
+    if call.body_ended or (declared.isdigit() and int(declared) > DRAIN_BYTES):
         return
     try:
         async with asyncio.timeout(DRAIN_S):
