@@ -219,7 +219,9 @@ async def test_a_text_made_while_its_tree_changed_is_not_kept(cloud: House) -> N
     assert texts.get(job) is None
     fresh = await text_of(texts, cloud.store, job)
     assert texts.get(job) == fresh
-    texts.close()
+    assert texts.listens
+    await cloud.claim("default")
+    assert not texts.listens, "nothing is kept that an event could change"
 
 
 async def _all(house: House) -> Any:

@@ -8,7 +8,8 @@ older than its sub-jobs by the moment that an event takes to arrive here, never 
 Rules
 1. A text is kept only when no event of its tree came while it was made.
 2. While the store has other writers than this process (`Store.exclusive`), only final jobs' texts are kept.
-3. What is kept has a limit in number and in bytes; when it is full, all of it goes.
+3. Events are listened to only while a text is kept that they can change: others pay for no polls.
+4. What is kept has a limit in number and in bytes; when it is full, all of it goes.
 """
 
 from __future__ import annotations
@@ -16,59 +17,77 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from milepost.errors import Expired, NotFound
-from milepost.job import FINAL, Event, Job, JobId
+from milepost.job import FINAL, Event, EventType, Job, JobId
 from milepost.server.facades.huawei.endpoint import Call
 from milepost.server.http import Reply
-from milepost.store import Store
+from milepost.store import EVERY_TYPE, Store
 from milepost.wire.huawei.errors import job_unknown
 from milepost.wire.huawei.jobs import encode_job, read_job_id
 
-TEXTS_MAX, TEXTS_BYTES_MAX = 4096, 16 << 20
+TREES_MAX, TEXTS_BYTES_MAX = 4096, 16 << 20
+SHOWN_TYPES = EVERY_TYPE - {EventType.PROGRESS}  # this wire shows no progress
+
+Place = dict[tuple[JobId, int], bytes]
 
 
 class Texts:
-    """Answers by job and version, forgotten when their tree changes."""
+    """Answers by job and version, those of live jobs forgotten when their tree changes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._by_tree: dict[JobId, dict[tuple[JobId, int], bytes]] = {}
+        self._ended: Place = {}
+        self._live: dict[JobId, Place] = {}  # by tree
         self._bytes = 0
         self._unsubscribe: Callable[[], None] | None = None
 
-    def get(self, job: Job) -> bytes | None:
-        return self._by_tree.get(job.root_id, _NONE).get((job.id, job.version))
+    @property
+    def listens(self) -> bool:
+        """Whether events are listened to."""
+        return self._unsubscribe is not None
 
-    def expect(self, job: Job) -> dict[tuple[JobId, int], bytes] | None:
-        """Where the text that is made now may be kept: only while that is still the tree's place (rule 1)."""
-        if not self._store.exclusive and job.state not in FINAL:
+    def get(self, job: Job) -> bytes | None:
+        place = self._ended if job.state in FINAL else self._live.get(job.root_id, _NONE)
+        return place.get((job.id, job.version))
+
+    def expect(self, job: Job) -> Place | None:
+        """Where the text that is made now may be kept: only while that is still the job's place (rule 1)."""
+        if job.state in FINAL:
+            return self._ended
+        if not self._store.exclusive:
             return None
         if self._unsubscribe is None:
-            self._unsubscribe = self._store.subscribe(self._forget)
-        return self._by_tree.setdefault(job.root_id, {})
+            self._unsubscribe = self._store.subscribe(self._forget, types=SHOWN_TYPES)
+        return self._live.setdefault(job.root_id, {})
 
-    def keep(self, job: Job, place: dict[tuple[JobId, int], bytes] | None, text: bytes) -> None:
-        if place is None or self._by_tree.get(job.root_id) is not place:
+    def keep(self, job: Job, place: Place | None, text: bytes) -> None:
+        now = self._ended if job.state in FINAL else self._live.get(job.root_id)
+        if place is None or place is not now:
             return
-        if len(self._by_tree) > TEXTS_MAX or self._bytes + len(text) > TEXTS_BYTES_MAX:
-            self._by_tree, self._bytes = {}, 0
+        if len(self._live) + len(self._ended) > TREES_MAX or self._bytes + len(text) > TEXTS_BYTES_MAX:
+            self.close()
             return
         place[(job.id, job.version)] = text
         self._bytes += len(text)
 
     def close(self) -> None:
-        """Listen no more."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._unsubscribe = None
-        self._by_tree, self._bytes = {}, 0
+        """Keep nothing, listen no more."""
+        self._ended, self._live, self._bytes = {}, {}, 0
+        self._listen_no_more()
 
     def _forget(self, events: Sequence[Event]) -> None:
         for event in events:
-            for text in self._by_tree.pop(event.root_id, _NONE).values():
+            for text in self._live.pop(event.root_id, _NONE).values():
                 self._bytes -= len(text)
+        if not self._live:
+            self._listen_no_more()
+
+    def _listen_no_more(self) -> None:
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
 
 
-_NONE: dict[tuple[JobId, int], bytes] = {}
+_NONE: Place = {}
 
 
 class JobQuery:
