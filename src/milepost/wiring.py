@@ -164,6 +164,10 @@ class System:
         self.objects = objects
         self.app: App = create_app(self.service, settings, clock, objects=objects, identities=self.identities)
         self.app.state.engine = self.node
+        if self.has_servers:
+            from milepost.work.servers.house import Machines
+
+            self.app.state.machines = Machines(self.folder)
 
     async def _sweep(self) -> None:
         from milepost.work.volumes.sweep import sweep as sweep_volumes

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import time
 import urllib.request
 import uuid
@@ -171,6 +173,21 @@ def test_three_servers_live_from_create_to_delete(sdk: Any, image: str, qemu: No
     delete(sdk, *made.server_ids)
     for server_id in made.server_ids:
         refused("Ecs.0114", 404, show, sdk, server_id)
+
+
+def test_a_machine_that_was_killed_is_an_error_at_once(server: Running, sdk: Any, image: str, qemu: None) -> None:
+    made = create(sdk, option(image, fresh("killed")))
+    done(sdk, made.job_id)
+    (server_id,) = made.server_ids
+    (process,) = [int(path.read_text()) for path in (server.system.folder / "servers" / server_id).glob("pid")]
+    os.kill(process, signal.SIGKILL)
+    end_s = time.monotonic() + 10
+    while show(sdk, server_id).status == "ACTIVE" and time.monotonic() < end_s:
+        time.sleep(0.01)
+    shown = show(sdk, server_id)
+    assert (shown.status, shown.os_ext_st_spower_state) == ("ERROR", 4)
+    assert "killed" in shown.fault["message"]
+    delete(sdk, server_id)
 
 
 def test_a_reboot_leaves_it_running(sdk: Any, machine: str) -> None:

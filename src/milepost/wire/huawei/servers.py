@@ -55,8 +55,11 @@ UNSEEN = Power("")  # nobody looked: the record is believed
 
 def see_server(server: Server, power: Power, now_us: int) -> Server:
     """The server as it really is (rule 3)."""
-    if server.job_id is not None or not power.standing or power.standing == "running":
+    if server.job_id is not None or not power.standing:
         return server
+    if power.standing == "running":
+        stopped = server.vm_state is VmState.STOPPED
+        return msgspec.structs.replace(server, vm_state=VmState.ACTIVE) if stopped else server
     if server.vm_state is not VmState.ACTIVE:
         return server
     if power.standing == "crashed":

@@ -10,11 +10,12 @@ import msgspec
 
 from milepost import PermanentError
 from milepost.compute import FLAVORS, Disk, Nic, Server
-from milepost.machines import Card, CdRom, DiskPart, MachineSpec
+from milepost.machines import Card, CdRom, DiskPart, Machine, MachineSpec, Seen
 from milepost.machines.command import SEED_FOLDER
 from milepost.machines.value import Accel, slot_of
 from milepost.settings import Settings
 from milepost.volume import Volume
+from milepost.work.threads import in_thread
 from milepost.work.volumes.disk import DiskFolder
 
 DISC = "cdrom.iso"
@@ -28,6 +29,17 @@ def servers_folder(data: Path) -> Path:
 
 def folder_of(data: Path, server_id: str) -> Path:
     return servers_folder(data) / server_id
+
+
+class Machines:
+    """What the servers' machines really do, for whoever shows servers."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    async def observe(self, server: Server) -> Seen:
+        """Errors: OSError when it cannot be looked at."""
+        return await in_thread(Machine(folder_of(self._data, server.id)).look)
 
 
 def disk_part(data: Path, disk: Disk, volume: Volume) -> DiskPart:

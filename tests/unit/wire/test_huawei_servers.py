@@ -118,6 +118,11 @@ def test_a_guest_that_shut_itself_down_is_off() -> None:
     assert (found["status"], found["OS-EXT-STS:power_state"], found["fault"]) == ("SHUTOFF", 4, None)
 
 
+def test_a_machine_that_runs_is_active_whatever_the_record_says() -> None:
+    assert see(server(vm_state=VmState.STOPPED), "running")["status"] == "ACTIVE"
+    assert see(server(vm_state=VmState.STOPPED, job_id="j-1"), "running")["status"] == "SHUTOFF"
+
+
 def test_while_a_job_changes_a_server_the_record_is_believed() -> None:
     assert see(server(job_id="j-1", task_state="rebooting"), "off")["status"] == "REBOOT"
     assert see(server(vm_state=VmState.STOPPED), "off")["status"] == "SHUTOFF"
