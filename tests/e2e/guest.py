@@ -1,4 +1,4 @@
-"""A guest that tells what it sees: Debian's kernel and busybox, with an init that prints its disks and network cards as they change.
+"""A guest that tells what it sees: Debian's kernel and busybox, with an init that prints its disks and network cards.
 
 It is a bootable ISO that also boots as a disk, made with grub-mkrescue from installed packages; nothing is fetched.
 """

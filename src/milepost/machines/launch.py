@@ -39,8 +39,12 @@ read -r boot < /proc/sys/kernel/random/boot_id || exit 125
 read -r stat < /proc/$$/stat || exit 125
 program=$1
 line=$(IFS=' '; set -f; set -- ${stat##*) }; echo "$$ ${20} $boot") || exit 125
-echo "$line" > "$file.new" && mv "$file.new" "$file" || exit 125
-[ "$PPID" = "$starter" ] || { rm -f "$file"; exit 126; }
+[ "$PPID" = "$starter" ] || exit 126
+echo "$line" > "$file.$$" && mv "$file.$$" "$file" || exit 125
+if [ "$PPID" != "$starter" ]; then # another one may be starting it already
+    read -r seen < "$file" && [ "$seen" = "$line" ] && rm -f "$file"
+    exit 126
+fi
 ulimit -v "$kib" && ulimit -n "$files" && ulimit -c 0 || exit 125
 umask 077
 exec "$@"
@@ -60,6 +64,7 @@ class Child(msgspec.Struct):
 
     popen: subprocess.Popen[bytes]
     words: int
+    said: str | None = None  # once it has ended and was asked for
 
 
 _children: dict[int, Child] = {}
@@ -167,7 +172,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 def last_words(process: ProcessId | None) -> str:
-    """What an ended process of ours said on standard error, and how it ended; read once."""
+    """How an ended process of ours ended, and what it said on standard error; empty when it is not ours, or runs."""
     if process is None:
         return ""
     _reap(process.pid)
@@ -175,13 +180,33 @@ def last_words(process: ProcessId | None) -> str:
         child = _children.get(process.pid)
         if child is None or child.popen.returncode is None:
             return ""
-        del _children[process.pid]
+        if child.said is None:
+            child.said = _describe(child.popen.returncode, _drained(child.words))
+        return child.said
+
+
+def forget(process: ProcessId | None) -> None:
+    """Its last words are not needed any more."""
+    if process is None:
+        return
+    with _lock:
+        child = _children.get(process.pid)
+        if child is not None and child.popen.returncode is not None:
+            del _children[process.pid]
+            if child.said is None:
+                os.close(child.words)
+
+
+def _drained(words: int) -> bytes:
     said = b""
     with contextlib.suppress(BlockingIOError):
-        while piece := os.read(child.words, 64 << 10):
+        while piece := os.read(words, 64 << 10):
             said = (said + piece)[-2000:]
-    os.close(child.words)
-    code = child.popen.returncode
+    os.close(words)
+    return said
+
+
+def _describe(code: int, said: bytes) -> str:
     how = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
     return " ".join([f"{how}:", *said.decode("utf-8", "replace").split()]) if said else how
 
@@ -193,4 +218,4 @@ def _reap(pid: int) -> None:
             child.popen.poll()
 
 
-__all__ = ["ProcessId", "is_alive", "kill", "last_words", "read_process", "start_process", "wait_ended"]
+__all__ = ["ProcessId", "forget", "is_alive", "kill", "last_words", "read_process", "start_process", "wait_ended"]

@@ -14,12 +14,13 @@ from pathlib import Path
 import msgspec
 
 from milepost.machines.command import CONSOLE_SOCKET, PACKAGE, PID_FILE, PROCESS_FILE, PROGRAM, QMP_SOCKET, command_line
-from milepost.machines.launch import ProcessId, is_alive, kill, last_words, read_process, start_process, wait_ended
+from milepost.machines.launch import ProcessId, forget, is_alive, kill, last_words, read_process, start_process, wait_ended
 from milepost.machines.qmp import Conversation, Refused, Silent, conversation
 from milepost.machines.value import Card, DiskPart, MachineSpec
 from milepost.process import ProgramMissing, find_program
 
 START_S = 30.0
+LAUNCH_S = 5.0  # for a process that was started to say who it is
 QUIT_S = 10.0
 UNPLUG_S = 20.0
 POLL_S = 0.02
@@ -114,13 +115,20 @@ class Machine:
     # --- starting and ending --------------------------------------------------------------------------------------------
 
     async def start(self, spec: MachineSpec) -> None:
-        """It runs; one that runs already is left as it is.
+        """It runs and answers; one that runs already is left as it is, once it answers.
 
         Errors: MachineError with QEMU's words when it does not start; nothing runs then.  QemuMissing.
         """
-        if not self.look().running:
-            await asyncio.to_thread(self._launch, spec)
-        await self._answers()
+        if self.look().running and await self._answers():
+            return
+        await self.kill()  # what was starting when its starter died, and did not get far
+        await asyncio.to_thread(self._launch, spec)
+        if not await self._answers():
+            process = self.process
+            ended = process is None or not is_alive(process)
+            words = last_words(process) if ended else f"it did not answer in {START_S:g} s"
+            await self.kill()
+            raise MachineError(f"QEMU did not start: {words or 'it ended at once'}")
 
     def _launch(self, spec: MachineSpec) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -133,25 +141,20 @@ class Machine:
         except OSError as error:
             raise MachineError(f"QEMU could not be started: {error}") from error
 
-    async def _answers(self) -> None:
-        """It talks.  What does not begin to talk is killed."""
-        words = "it did not answer in time"
-        try:
-            async with asyncio.timeout(START_S):
-                while True:
-                    process = self.process
-                    if process is not None and not is_alive(process):
-                        words = last_words(process)
-                        break
-                    try:
-                        await self.status()
-                        return
-                    except MachineError:
-                        await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            pass
-        await self.kill()
-        raise MachineError(f"QEMU did not start: {words}")
+    async def _answers(self) -> bool:
+        """Whether it talks, in time; False as soon as it has ended."""
+        loop = asyncio.get_running_loop()
+        end_s, begun_s = loop.time() + START_S, loop.time() + LAUNCH_S
+        while loop.time() < end_s:
+            process = self.process
+            if (process is None and loop.time() > begun_s) or (process is not None and not is_alive(process)):
+                return False
+            with contextlib.suppress(MachineError):
+                if process is not None:
+                    await self.status()
+                    return True
+            await asyncio.sleep(POLL_S)
+        return False
 
     async def shut_down(self, *, wait_s: float) -> bool:
         """The power button is pressed until the guest has shut down; False when it did not in time."""
@@ -181,7 +184,6 @@ class Machine:
         if process is not None:
             kill(process)
             await wait_ended(process)
-            last_words(process)
         self._tidy()
 
     async def _ends(self, within_s: float) -> bool:
@@ -194,6 +196,9 @@ class Machine:
 
     def _tidy(self) -> None:
         """Put away what an ended process left; the folder's other files stay."""
+        process = self.process
+        if process is not None and not is_alive(process):
+            forget(process)
         for name in (QMP_SOCKET, CONSOLE_SOCKET, PID_FILE, PROCESS_FILE):
             (self.folder / name).unlink(missing_ok=True)
 

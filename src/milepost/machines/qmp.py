@@ -71,10 +71,6 @@ class Conversation:
     async def press_power(self) -> None:
         await self.ask("system_powerdown")
 
-    async def go_on(self) -> None:
-        """A paused guest runs again: its disk was full and has room again."""
-        await self.ask("cont")
-
     async def quit(self) -> None:
         """It ends in order: its images are flushed and closed."""
         with contextlib.suppress(Silent):  # it may be gone before its answer is here

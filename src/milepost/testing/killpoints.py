@@ -94,6 +94,18 @@ PLACES: dict[str, Place] = {
     ),
     "volume.released": Place("milepost.work.volumes.change:Change.finish", "after", "the record is free, its job is running"),
     "volume.gone": Place("milepost.work.volumes.change:Change.finish_removed", "after", "no record is left, its job is running"),
+    "server.taken": Place("milepost.work.servers.change:Change.take", "after", "the server is the running job's"),
+    "server.disc": Place("milepost.work.servers.building:Making.link_disc", "after", "its volumes are made, nothing is attached"),
+    "server.launched": Place("milepost.machines.machine:start_process", "after", "the machine's process runs, nobody knows"),
+    "server.booted": Place("milepost.work.servers.power:Powered.boot", "after", "the machine answers, the record is not active"),
+    "server.halted": Place("milepost.work.servers.power:Powered.halt", "after", "the machine has ended, nothing is noted"),
+    "server.plugged": Place("milepost.machines.machine:Machine.plug_disk", "after", "the guest has the disk, no record says so"),
+    "server.unplugged": Place("milepost.machines.machine:Machine.unplug_disk", "after", "no guest has the disk, the records do"),
+    "server.carded": Place("milepost.machines.machine:Machine.plug_card", "after", "the guest has the card, no record says so"),
+    "server.cleared": Place("milepost.machines.machine:Machine.remove", "after", "no machine is left, the record is"),
+    "server.parted": Place("milepost.work.servers.power:Deleting.let_go", "after", "its volumes are not attached any more"),
+    "server.noted": Place("milepost.work.servers.change:Change.note_done", "after", "what it came to is noted"),
+    "server.released": Place("milepost.work.servers.change:Change.give_back", "after", "the record is free, its job is running"),
     "import.emptied": Place("milepost.work.images:Import.run", "after", "the scratch folder is empty, its job is running"),
 }
 

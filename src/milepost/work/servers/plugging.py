@@ -69,6 +69,7 @@ class Attaching(Plugging):
         mine = next((disk for disk in server.disks if disk.volume_id == volume_id), None)
         disk = mine or Disk(volume_id=volume_id, device=self.device(server))
         if await self.runs():
+            await self.report("plugging in")
             await self.machine.plug_disk(disk_part(self.job.folder, disk, volume))
         result = await self.note_done(self.result(disk.device))
         await self.rewrite(
@@ -115,6 +116,7 @@ class Detaching(Plugging):
         if server is None:
             return result
         if await self.runs():
+            await self.report("unplugging")
             await self.unplug(volume_id)
         await self.note_done(result)
         await self.rewrite(

@@ -24,17 +24,15 @@ class Powered(Change):
     async def boot(self, server: Server) -> None:
         """The machine runs, with what the record says.  Errors: PermanentError, MachineError."""
         settings, data = self.job.settings, self.job.folder
-        if (await in_thread(self.machine.look)).running:
-            await self.machine.status()
-            return
         volumes: dict[str, Volume] = {}
         for disk in server.disks:
             volume = await self.find_volume(disk.volume_id)
             if volume is None:
                 raise PermanentError("volume_not_found", f"Volume {disk.volume_id} of server {server.id} is gone.")
             volumes[volume.id] = volume
-        await in_thread(check_memory, FLAVORS[server.flavor_id].ram_mib)
-        await in_thread(write_seed, self.machine.folder, server)
+        if not (await in_thread(self.machine.look)).running:
+            await in_thread(check_memory, FLAVORS[server.flavor_id].ram_mib)
+            await in_thread(write_seed, self.machine.folder, server)
         accel = settings.server_accel if settings.server_accel != "auto" else await find_accel()
         await self.machine.start(machine_spec(data, server, volumes, settings, accel))
 
