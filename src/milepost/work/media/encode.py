@@ -26,7 +26,8 @@ MIME = {
 QUALITY = {"jpeg": 75, "webp": 75, "avif": 50}
 WEBP_SIDE_MAX, AVIF_SIDE_MAX, AVIF_PIXELS_MAX = 16_383, 9_999, 30_720_000
 GIF_COLORS = 128
-HEADER_BYTES = 1 << 20  # of a JPEG, in which its tables are looked for
+_KEEP_ALL, _KEEP_EXIF = 63, 1  # VipsForeignKeep
+HEADER_BYTES = 256 << 10  # of a JPEG, in which its tables are looked for
 
 # fmt: off
 _LUMINANCE = (  # in zigzag order, at quality 50
@@ -72,17 +73,16 @@ def scaled_table(base: tuple[int, ...], quality: int) -> tuple[int, ...]:
     return tuple(min(max((value * scale + 50) // 100, 1), 255) for value in base)
 
 
+# The sum of each table at each quality: what the tables of a file are compared by.  Made once, before anything is forked.
+_SUMS = tuple(tuple(sum(scaled_table(base, quality)) for quality in range(1, 101)) for base in (_LUMINANCE, _CHROMINANCE))
+
+
 def estimate_quality(tables: dict[int, tuple[int, ...]]) -> int | None:
     """The quality that these tables are nearest to, 1 to 100; None without tables."""
-    pairs = [(sorted(tables[number]), base) for number, base in enumerate((_LUMINANCE, _CHROMINANCE)) if number in tables]
+    pairs = [(sum(tables[number]), sums) for number, sums in enumerate(_SUMS) if number in tables]
     if not pairs:
         return None
-    sums = [sum(table) for table, _ in pairs]
-
-    def distance(quality: int) -> float:
-        return sum(abs(sum(scaled_table(base, quality)) - has) for (_, base), has in zip(pairs, sums, strict=True))
-
-    return min(range(100, 0, -1), key=distance)
+    return min(range(100, 0, -1), key=lambda quality: sum(abs(sums[quality - 1] - has) for has, sums in pairs))
 
 
 def source_quality(path: str) -> int | None:
@@ -161,7 +161,7 @@ def _tagged(image: Image, save: Save) -> Image:
 
 def encode(image: Image, out: str, made: str, quality: int, save: Save, background: Color) -> None:
     """Write it in this format and quality."""
-    keep = "none" if save.strip else "all"
+    keep = _kept(image, save)
     match made:
         case "jpeg":
             flat(image, background).jpegsave(out, Q=quality, interlace=save.interlace, keep=keep)
@@ -179,6 +179,13 @@ def encode(image: Image, out: str, made: str, quality: int, save: Save, backgrou
             image.tiffsave(out, compression="deflate", keep=keep)
         case "bmp":
             _save_bmp(flat(image, background), out)
+
+
+def _kept(image: Image, save: Save) -> int:
+    """Which metadata is written.  libvips would make up EXIF for a picture that had none."""
+    if save.strip:
+        return 0
+    return _KEEP_ALL if image.get_typeof("exif-data") else _KEEP_ALL & ~_KEEP_EXIF
 
 
 def _bits(colors: int, allowed: Iterable[int]) -> int:
@@ -199,7 +206,7 @@ def _write_within(photo: Photo, image: Image, out: str, made: str, save: Save, q
     source_bytes = Path(photo.path).stat().st_size
     limit = save.size_limit.size_bytes or source_bytes
     image = flat(image, background).copy_memory()
-    keep = "none" if save.strip else "all"
+    keep = _kept(image, save)
 
     def encoded(tried: int) -> bytes:
         return bytes(image.jpegsave_buffer(Q=tried, interlace=save.interlace, keep=keep))
