@@ -233,6 +233,31 @@ def test_a_volume_comes_and_goes(sdk: Any, disks: Any, machine: str) -> None:
     assert wait(disks, evs.ShowJobRequest, gone.job_id).status == "SUCCESS"
 
 
+def test_a_shared_volume_is_given_to_several_servers(sdk: Any, disks: Any, image: str, qemu: None) -> None:
+    made = create(sdk, option(image, fresh("pair"), count=2))
+    new = evs.CreateVolumeOption(availability_zone="az-1", volume_type="SAS", size=10, name=fresh("shared"), multiattach=True)
+    volume = disks.create_volume(evs.CreateVolumeRequest(body=evs.CreateVolumeRequestBody(volume=new)))
+    (volume_id,) = volume.volume_ids
+    done(sdk, made.job_id)
+    assert wait(disks, evs.ShowJobRequest, volume.job_id).status == "SUCCESS"
+
+    places = [ecs.BatchAttachSharableVolumesOption(server_id=one) for one in made.server_ids]
+    body = ecs.BatchAttachSharableVolumesRequestBody(serverinfo=places)
+    attach = ecs.BatchAttachSharableVolumesRequest(volume_id=volume_id, body=body)
+    job = done(sdk, sdk.batch_attach_sharable_volumes(attach).job_id)
+    assert [sub.entities.server_id for sub in job.entities.sub_jobs] == made.server_ids
+    shown = disks.show_volume(evs.ShowVolumeRequest(volume_id=volume_id)).volume
+    assert {one.server_id for one in shown.attachments} == set(made.server_ids)
+
+    leave = ecs.VolumeBatchDetachRequest(serverinfo=made.server_ids)
+    detach = ecs.BatchDetachVolumesRequest(volume_id=volume_id, body=leave)
+    stop(sdk, *made.server_ids)  # nothing runs on them that would let go of a disk
+    done(sdk, sdk.batch_detach_volumes(detach).job_id)
+    shown = disks.show_volume(evs.ShowVolumeRequest(volume_id=volume_id)).volume
+    assert (shown.status, shown.attachments) == ("available", [])
+    delete(sdk, *made.server_ids)
+
+
 def nics(sdk: Any, server_id: str) -> list[Any]:
     listed: list[Any] = sdk.list_server_interfaces(ecs.ListServerInterfacesRequest(server_id=server_id)).interface_attachments
     return listed

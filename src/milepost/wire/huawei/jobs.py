@@ -71,6 +71,8 @@ PARENTS = frozenset(
         "rebootServer",
         "addNic",
         "deleteNic",
+        "batchAttachVolume",
+        "batchDetachVolume",
     }
 )
 

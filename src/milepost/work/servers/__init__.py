@@ -11,9 +11,11 @@
 | building  | create, another system on the same server                                      |
 | power     | start, stop, reboot, resize, delete                                            |
 | plugging  | disks and network cards come and go                                            |
+| shared    | a volume that several servers have                                             |
 | sweep     | what ended jobs left, and what became of machines that nobody looked at        |
 """
 
 from __future__ import annotations
 
-import milepost.work.servers.kinds  # noqa: F401  (registers them)
+import milepost.work.servers.kinds
+import milepost.work.servers.shared  # noqa: F401  (both register theirs)
