@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from milepost.cli import catalog, doctor, identity, jobs, serve, waiting
+from milepost.cli import buckets, catalog, doctor, identity, jobs, objects, serve, waiting
 from milepost.cli.bench import bench
 from milepost.cli.demo import demo
 from milepost.cli.exits import Exit
@@ -58,6 +58,8 @@ app.command("serve", rich_help_panel=SERVER)(serve.serve)
 app.add_typer(identity.project_app, name="project", rich_help_panel=SERVER)
 app.add_typer(identity.user_app, name="user", rich_help_panel=SERVER)
 app.add_typer(identity.key_app, name="key", rich_help_panel=SERVER)
+app.add_typer(buckets.bucket_app, name="bucket", rich_help_panel=SERVER)
+app.add_typer(objects.object_app, name="object", rich_help_panel=SERVER)
 app.command("doctor", rich_help_panel=TRY)(doctor.doctor)
 app.command("demo", rich_help_panel=TRY)(demo)
 app.command("bench", rich_help_panel=TRY, context_settings={"ignore_unknown_options": True})(bench)
