@@ -124,6 +124,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, about("domain whose first label is a bucket in download URLs: media.objects.localhost; empty: none")
     ] = "objects.localhost"
 
+    prefop_open: Annotated[bool, about("a persistentId alone shows its status, as at Qiniu; false: credentials are needed")] = (
+        True
+    )
+
     # volumes
     zones: Annotated[str, about("availability zones, comma-separated; the first is the default; empty: any name")] = "az-1"
     volumes_max: Annotated[int, about("most volumes of one project, those on order included", ge=0)] = 400
@@ -152,6 +156,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     picture_frames_max: Annotated[int, about("most frames of an animation that is read", ge=1)] = 500
     picture_memory_bytes: Annotated[int, about("address space of one picture command", ge=1 << 28)] = 3 << 30
     picture_cpu_s: Annotated[int, about("processor time of one picture command, seconds", ge=1)] = 120
+    av_memory_bytes: Annotated[int, about("address space of one ffmpeg", ge=1 << 28)] = 4 << 30
+    av_cpu_s: Annotated[int, about("processor time of one ffmpeg, all its threads together, seconds", ge=1)] = 14_400
+    av_pixels_max: Annotated[int, about("most pixels of one picture of a video that is read", ge=1)] = 8192 * 4320
+    mkzip_files_max: Annotated[int, about("most files that mkzip packs into one archive", ge=1)] = 3000
+    mkzip_bytes_max: Annotated[int, about("most bytes of all files that mkzip packs, or concat joins, together", ge=1)] = 8 << 30
 
     def __post_init__(self) -> None:
         if self.heartbeat_s * 3 > self.lease_s:

@@ -29,7 +29,7 @@ from milepost.bucket import Etag, StoredObject
 from milepost.job import ProjectId
 from milepost.store.buckets import Place, check_object_name
 from milepost.work.locks import locked
-from milepost.work.media import pictures  # noqa: F401  (registers its commands)
+from milepost.work.media import archive, avconcat, avinfo, documents, files, frames, pictures, transcode  # noqa: F401  (they register commands)
 from milepost.work.media.commands import FopFailed, Made, Origin, Output, Target
 from milepost.work.media.grammar import BadFop, Step, automatic_key, parse_fop
 from milepost.work.media.grammar import Fop as Parsed

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FORKED = ("milepost.work.media.vips",)  # modules whose functions run in forked children
+FORKED = ("milepost.work.media.vips", "milepost.work.media.documents")  # modules whose functions run in forked children
 CHILD_ENV = {"VIPS_CONCURRENCY": "1", "MALLOC_ARENA_MAX": "2"}  # one picture a processor: the commands are what runs in parallel
 FETCH = Timeouts(connect_s=10.0, read_s=30.0, total_s=600.0)
 WRITE_BYTES = 1 << 20
