@@ -155,6 +155,9 @@ def _tagged(image: Image, save: Save) -> Image:
             pass
     if save.density is not None:
         image = image.copy(xres=save.density / 25.4, yres=save.density / 25.4)
+        if save.strip and image.get_typeof("exif-data"):
+            for field in [name for name in image.get_fields() if name.startswith("exif-")]:
+                image.remove(field)
         image.set_type(pyvips.GValue.gstr_type, "resolution-unit", "in")
     return image
 
@@ -182,10 +185,10 @@ def encode(image: Image, out: str, made: str, quality: int, save: Save, backgrou
 
 
 def _kept(image: Image, save: Save) -> int:
-    """Which metadata is written.  libvips would make up EXIF for a picture that had none."""
+    """Which metadata is written.  libvips makes up EXIF for a picture that had none: it is where the density stands."""
     if save.strip:
-        return 0
-    return _KEEP_ALL if image.get_typeof("exif-data") else _KEEP_ALL & ~_KEEP_EXIF
+        return 0 if save.density is None else _KEEP_EXIF
+    return _KEEP_ALL if save.density is not None or image.get_typeof("exif-data") else _KEEP_ALL & ~_KEEP_EXIF
 
 
 def _bits(colors: int, allowed: Iterable[int]) -> int:
