@@ -16,7 +16,7 @@ from milepost.clock import Clock
 from milepost.dispatch import Dispatch
 from milepost.engine.claimer import Claimer
 from milepost.engine.context import Objects
-from milepost.engine.courier import Courier, Send
+from milepost.engine.courier import Courier, Manner, Send
 from milepost.engine.executor import Executor
 from milepost.engine.heartbeat import Heartbeat
 from milepost.engine.pruner import Pruner
@@ -50,6 +50,7 @@ class Node:
         secret_of: Callable[[ProjectId], Awaitable[str]],
         sweep: Callable[[], Awaitable[None]] | None = None,
         limits: dict[str, int] | None = None,
+        manner_of: Callable[[Job], Manner | None] | None = None,
     ) -> None:
         self.worker = WorkerId(f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         self.stats = EngineStats()
@@ -72,7 +73,15 @@ class Node:
         self.scheduler = Scheduler(store, dispatch, clock, settings)
         self.pruner = Pruner(store, clock, settings, self.stats, on_round=self._after_prune)
         self.courier = Courier(
-            store, dispatch, clock, settings, self.stats, send=send, encode=encode_callback, secret_of=secret_of
+            store,
+            dispatch,
+            clock,
+            settings,
+            self.stats,
+            send=send,
+            encode=encode_callback,
+            secret_of=secret_of,
+            manner_of=manner_of,
         )
         self._loops: list[asyncio.Task[None]] = []
         self._claiming: asyncio.Task[None] | None = None
