@@ -32,6 +32,7 @@ from milepost.engine.service import Service
 from milepost.errors import InvalidInput, StoreUnavailable, Unreachable
 from milepost.job import FINAL, Event, EventType, Job, ProjectId
 from milepost.server.app import App, create_app
+from milepost.server.facades.qiniu.notify import Notifier, is_notified
 from milepost.server.facades.qiniu.sweep import sweep as sweep_buckets
 from milepost.server.identity import Identities
 from milepost.settings import Settings
@@ -141,6 +142,7 @@ class System:
         self.service = Service(store, self.dispatch, kinds, clock, settings)
         self.identities = Identities(store, clock, settings)
         self.policy = egress.EgressPolicy.from_settings(settings)
+        self.notifier = Notifier(store, self.identities, settings, secret_of=self._secret_of)
         self.node = Node(
             store,
             self.dispatch,
@@ -152,6 +154,7 @@ class System:
             send=self._send,
             encode_callback=encode_callback,
             secret_of=self._secret_of,
+            manner_of=lambda job: self.notifier if is_notified(job) else None,
             sweep=self._sweep,
             limits={
                 "images": settings.image_concurrency,

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from kodo_house import BUCKET, Kodo, make_form, open_kodo
 
 from milepost.bucket import etag
-from milepost.job import State
+from milepost.job import ProjectId, State
 from milepost.server import identity
 from milepost.server.facades.qiniu import incoming
 from milepost.server.facades.qiniu.sweep import sweep
+from milepost.server.facades.qiniu.workflows import put_workflow
 from milepost.store import JobQuery
 from milepost.wire import Request
 from milepost.wire.qiniu.ids import read_persistent_id
@@ -234,6 +235,7 @@ async def test_a_policy_with_persistent_ops_submits_a_job(kodo: Kodo) -> None:
     assert (job.kind, job.queue, job.state) == ("pfop", "media.default.mine", State.READY)
     assert msgspec.json.decode(job.input or b"")["fops"] == ["avthumb/mp4", "vframe/jpg/offset/1"]
     assert job.callback is not None
+    await put_workflow(kodo.store, ProjectId("default"), "t1", "avthumb/mp4", now_us=1)
     answer = await kodo.form(
         {"token": kodo.token("a", persistentWorkflowTemplateID="t1", persistentType=1), "key": "a"}, b"hello"
     )

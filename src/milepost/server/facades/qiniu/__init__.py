@@ -13,10 +13,11 @@ from __future__ import annotations
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.routing import BaseRoute, Route
 
-from milepost.server.facades.qiniu import blocks, buckets, downloads, objects, parts, uploads
+from milepost.server.facades.qiniu import blocks, buckets, downloads, objects, parts, pfop, uploads
 from milepost.server.facades.qiniu.endpoint import Endpoint, Handler
 from milepost.server.state import AppState
 from milepost.wire.qiniu.objects import OPERATIONS, region_v2, region_v4
+from milepost.wire.qiniu.pfop import STATUS_PATH, SUBMIT_PATH
 
 
 class _Text(Convertor[str]):
@@ -41,10 +42,13 @@ register_url_convertor("qn", _Text())
 register_url_convertor("qnrest", _Anything())
 
 
-def routes(_: AppState) -> list[BaseRoute]:
+def routes(state: AppState) -> list[BaseRoute]:
     """What is asked most comes first."""
+    status = pfop.StatusQuery(state.store).show
     upload = "/buckets/{bucket:qn}/objects/{key:qn}/uploads"
     return [
+        Route(STATUS_PATH, Endpoint(signed=False, GET=status, POST=status)),
+        *(Route(path, Endpoint(POST=pfop.start_pfop)) for path in (SUBMIT_PATH, SUBMIT_PATH + "/")),
         Route("/objects/{bucket:qn}/{key:qnrest}", Endpoint(signed=False, GET=downloads.download)),
         *(Route(f"/{name}/{{rest:qnrest}}", _operation(name)) for name in OPERATIONS),
         _both("/list", objects.list_objects),

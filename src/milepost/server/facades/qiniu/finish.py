@@ -87,7 +87,7 @@ async def finish_upload(call: Call, upload: Upload) -> Response:
     key = _choose_key(call, upload, values)
     check_key(policy, check_object_name(key))
     values["key"] = key
-    submission = submission_of_policy(call, policy, key)
+    submission = await submission_of_policy(call, policy, key)
     if policy.return_body and not policy.callback_url:
         variables.fill_json(policy.return_body, values)
     stored = await _store(call, upload, key, mime_type)
