@@ -13,7 +13,7 @@ class Unmeasurable(Exception):
     """It cannot be measured here, and why; the run goes on without it."""
 
 
-# What the issue's own sketch of SQLite alone did on the machine on which the goals of the rates were set, jobs a second.
+# What such a sketch of SQLite alone did on the machine on which the goals of the rates were set, jobs a second.
 SKETCH_PER_S = 14_700
 
 

@@ -1,7 +1,7 @@
 """The load on a server, from a process of its own: pyreqwest, async, as many requests at a time as told.
 
 `submit` sends POST /jobs with so many workers; `get` asks for the paths in a file in turn for some seconds; `pages` asks for one
-path one after the other; `latency` submits at a steady rate and waits for each job with `Prefer: wait`.
+path one after the other; `latency` and `volumes` submit at a steady rate and wait for each job with `Prefer: wait`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import asyncio
 import json
 import sys
 import time
+import uuid
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from itertools import cycle
 from pathlib import Path
@@ -79,6 +81,32 @@ async def pages(http: Any, args: argparse.Namespace) -> dict[str, Any]:
     return {"ms": samples, "bytes": size}
 
 
+VOLUME = b'{"volume":{"availability_zone":"az-1","volume_type":"SSD","size":10,"name":"bench"}}'
+
+
+async def volumes(http: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """As `latency`, of volumes created through block storage's API."""
+    samples: list[float] = []
+
+    async def follow() -> None:
+        started_s = time.perf_counter()
+        post = http.post(f"{args.url}/v2.1/default/cloudvolumes").header("content-type", "application/json")
+        answer = await post.body_bytes(VOLUME).build().send()
+        job_id = uuid.UUID(json.loads(bytes(await answer.bytes()))["job_id"])
+        body = b""
+        while not any(word in body for word in FINAL):
+            answer = await http.get(f"{args.url}/jobs/{job_id}").header("prefer", "wait=10").build().send()
+            body = bytes(await answer.bytes())
+            if answer.status != 200:
+                raise RuntimeError(f"GET of a job answered {answer.status}")
+        if FINAL[0] not in body:
+            raise RuntimeError(f"a volume was not created: {body[:300]!r}")
+        samples.append((time.perf_counter() - started_s) * 1000)
+
+    await _steadily(follow, args)
+    return {"ms": samples}
+
+
 async def latency(http: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds from each submit until a long poll says that the job is final."""
     samples: list[float] = []
@@ -93,15 +121,20 @@ async def latency(http: Any, args: argparse.Namespace) -> dict[str, Any]:
             body = bytes(await answer.bytes())
         samples.append((time.perf_counter() - started_s) * 1000)
 
+    await _steadily(follow, args)
+    return {"ms": samples}
+
+
+async def _steadily(follow: Callable[[], Coroutine[Any, Any, None]], args: argparse.Namespace) -> None:
+    """`args.count` of them, `args.rate` begun each second; returns when all have ended."""
     started_s = time.perf_counter()
     async with asyncio.timeout(60 + args.count / args.rate), asyncio.TaskGroup() as group:
         for number in range(args.count):
             await asyncio.sleep(max(0.0, started_s + number / args.rate - time.perf_counter()))
             group.create_task(follow())
-    return {"ms": samples}
 
 
-LOADS = {load.__name__: load for load in (submit, get, pages, latency)}
+LOADS = {load.__name__: load for load in (submit, get, pages, latency, volumes)}
 
 
 async def _run(args: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.figure import Figure
-from bench.figures import cadence, full_table, idle, image_import, latency, list_page, status_get, submit_http, throughput
+from bench.figures import cadence, full_table, huawei, idle, image_import, latency, list_page, status_get, submit_http, throughput
 
 FIGURES: tuple[Figure, ...] = (
     throughput.SINGLY,
@@ -16,5 +16,7 @@ FIGURES: tuple[Figure, ...] = (
     idle.FIGURE,
     full_table.FIGURE,
     image_import.FIGURE,
+    huawei.QUERY,
+    huawei.CREATE,
     cadence.FIGURE,
 )

@@ -39,12 +39,12 @@ def _measure(room: Room) -> dict[str, float]:
         paths.write_text("\n".join(_submit(server.url)) + "\n")
         with room.program("bare", data / "milepost.db") as bare:
             seconds = room.some(3, 1)
-            _load(room, server.url, paths, 1)
-            _load(room, bare.url, paths, 1)
+            load(room, server.url, paths, 1)
+            load(room, bare.url, paths, 1)
             ours, least = [], []
             for _ in range(room.some(3, 1)):
-                ours.append(_load(room, server.url, paths, seconds))
-                least.append(_load(room, bare.url, paths, seconds))
+                ours.append(load(room, server.url, paths, seconds))
+                least.append(load(room, bare.url, paths, seconds))
     served, possible = max(ours), max(least)  # what others take from the machine only ever makes it slower
     return {"GET /jobs/{id}": served, "the bare handler": possible, "GET / bare": served / possible}
 
@@ -60,7 +60,7 @@ def _ended(url: str, jobs: Sequence[dict[str, str]]) -> bool:
     return all(ask("GET", f"{url}/jobs/{jobs[at]['id']}")["state"] == "succeeded" for at in (0, len(jobs) // 2, -1))
 
 
-def _load(room: Room, url: str, paths: Path, seconds: float) -> float:
+def load(room: Room, url: str, paths: Path, seconds: float) -> float:
     wrk = shutil.which("wrk")
     if wrk is None:
         found = room.run("load", "get", url, "--paths", paths, "--seconds", seconds, "--concurrency", CONCURRENCY)
