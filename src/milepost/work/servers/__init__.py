@@ -4,7 +4,7 @@
 |-----------|--------------------------------------------------------------------------------|
 | spec      | inputs and results of the kinds                                                |
 | admission | what is checked and reserved at submit: states, names, quotas                  |
-| parts     | the same for disks and network cards of a server that is there                 |
+| power_admission, parts | the same for servers that are there; for their disks and network cards |
 | kinds     | the kinds                                                                      |
 | change    | a server in the hands of a running job: taken, changed, given back             |
 | house     | the record's machine: what it is made of, its folder                           |

@@ -8,19 +8,7 @@ import msgspec
 
 from milepost import Running, SubJob, kind
 from milepost.engine.context import results_of
-from milepost.work.servers.admission import (
-    admit_create_server,
-    admit_create_single,
-    admit_delete_server,
-    admit_delete_single,
-    admit_reboot,
-    admit_reboot_single,
-    admit_resize,
-    admit_start,
-    admit_start_single,
-    admit_stop,
-    admit_stop_single,
-)
+from milepost.work.servers.admission import admit_create_server, admit_create_single
 from milepost.work.servers.building import Creating, Rebuilding
 from milepost.work.servers.change import Change, run_work
 from milepost.work.servers.parts import (
@@ -35,6 +23,17 @@ from milepost.work.servers.parts import (
 )
 from milepost.work.servers.plugging import AddingNic, Attaching, DeletingNic, Detaching
 from milepost.work.servers.power import Deleting, Rebooting, Resizing, Starting, Stopping
+from milepost.work.servers.power_admission import (
+    admit_delete_server,
+    admit_delete_single,
+    admit_reboot,
+    admit_reboot_single,
+    admit_resize,
+    admit_start,
+    admit_start_single,
+    admit_stop,
+    admit_stop_single,
+)
 from milepost.work.servers.spec import (
     AddNic,
     AddSingleNic,
