@@ -333,7 +333,7 @@ def test_a_mark_larger_than_the_picture_leaves_the_source(tmp_path, out):
 
 
 def test_a_text_is_drawn_in_its_colour_and_size(tmp_path, out):
-    black = pyvips.Image.black(400, 200, bands=3).copy(interpretation="srgb")
+    black = pyvips.Image.black(900, 200, bands=3).copy(interpretation="srgb")
     black.write_to_file(str(tmp_path / "in.png"))
     text = encode_text("<b>Hi & 你好</b>")
     heights = {}
