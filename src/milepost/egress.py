@@ -303,7 +303,7 @@ class Answer:
         try:
             chunk = await self._response.body_reader.read_chunk()
         except PyreqwestError as error:
-            raise _unreachable(self.target, error) from error
+            raise unreachable_error(self.target, error) from error
         return None if chunk is None else memoryview(chunk)
 
     async def read_at_most(self, limit_bytes: int) -> bytes:
@@ -375,7 +375,7 @@ async def _ask(
 ) -> AsyncIterator[Answer]:
     """Try the checked addresses in their order until one takes the connection."""
     for number, address in enumerate(target.addresses, 1):
-        client = _client(target, address, timeouts)
+        client = pinned_client(target, address, timeouts)
         try:
             try:
                 request = client.request(method, target.url).headers(dict(headers))
@@ -392,9 +392,9 @@ async def _ask(
             except (ConnectError, ConnectTimeoutError) as error:
                 if number < len(target.addresses):
                     continue
-                raise _unreachable(target, error) from error
+                raise unreachable_error(target, error) from error
             except PyreqwestError as error:
-                raise _unreachable(target, error) from error
+                raise unreachable_error(target, error) from error
             try:
                 yield Answer(response, target)
             finally:
@@ -404,7 +404,8 @@ async def _ask(
             await client.close()
 
 
-def _client(target: Target, address: str, timeouts: Timeouts) -> Client:
+def pinned_client(target: Target, address: str, timeouts: Timeouts) -> Client:
+    """A client that asks this target at this address, which was checked, and nowhere else."""
     builder = (
         ClientBuilder()
         .no_proxy()
@@ -426,7 +427,8 @@ def _client(target: Target, address: str, timeouts: Timeouts) -> Client:
     return builder.build()
 
 
-def _unreachable(target: Target, error: PyreqwestError) -> Unreachable:
+def unreachable_error(target: Target, error: PyreqwestError) -> Unreachable:
+    """What the client met, without the URL, which may hold a password."""
     where = f"{target.host}:{target.port}"
     if isinstance(error, RequestTimeoutError):
         return Unreachable(f"{where} did not answer in time ({_causes(error)})", host=target.host)
@@ -450,7 +452,9 @@ __all__ = [
     "is_public",
     "literal_address",
     "open_guarded",
+    "pinned_client",
     "redact",
     "resolve_checked",
+    "unreachable_error",
     "unwrap",
 ]
