@@ -147,7 +147,7 @@ async def update_volume(call: Call) -> Reply:
 
 
 async def find_volume(call: Call, volume_id: str) -> tuple[Volume, Resource]:
-    """Errors: Refusal 404 for what never was, is deleted, or is another project's."""
+    """Errors: NotFound for what never was, is deleted, or is another project's."""
     try:
         stored = await call.state.store.get_resource(VOLUME, volume_id)
     except NotFound:
@@ -157,8 +157,9 @@ async def find_volume(call: Call, volume_id: str) -> tuple[Volume, Resource]:
     return decode_volume(stored.doc), stored
 
 
-def volume_unknown(volume_id: str) -> Refusal:
-    return Refusal(404, "EVS.5404", f"Volume {volume_id} could not be found.")
+def volume_unknown(volume_id: str) -> NotFound:
+    """Each service has its own code for it."""
+    return NotFound(f"Volume {volume_id} could not be found.", reason="volume_not_found")
 
 
 __all__ = ["find_volume", "routes", "volume_unknown"]
