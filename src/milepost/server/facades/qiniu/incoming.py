@@ -180,10 +180,10 @@ async def body_chunks(call: Call, *, limit_bytes: int) -> AsyncIterator[bytes]:
             raise Disconnected
         data: bytes = message.get("body", b"")
         size += len(data)
-        if size > limit_bytes:
-            raise too_large(limit_bytes)
         more = message.get("more_body", False)
         call.body_ended = not more
+        if size > limit_bytes:
+            raise too_large(limit_bytes)
         if data:
             yield data
 
