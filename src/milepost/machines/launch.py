@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -125,14 +126,31 @@ def read_process(folder: Path) -> ProcessId | None:
 
 
 def is_alive(process: ProcessId) -> bool:
-    """Whether exactly this process still runs; one that has ended and is not reaped does not."""
+    """Whether exactly this process still runs, any thread of it; one that has ended and is not reaped does not.
+
+    Asked of a descriptor of the process: its first thread may be a zombie while the others still hold its files.
+    """
     _reap(process.pid)
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except OSError:
+        return False
+    try:
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        return _is_it(process) and not ended.poll(0)
+    finally:
+        os.close(descriptor)
+
+
+def _is_it(process: ProcessId) -> bool:
+    """Whether who has the number now is who had it then."""
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return False
-    return fields[0] not in ("Z", "X") and int(fields[19]) == process.started and boot == process.boot
+    return int(fields[19]) == process.started and boot == process.boot
 
 
 def kill(process: ProcessId) -> None:
