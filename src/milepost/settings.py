@@ -102,6 +102,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     signature_once: Annotated[bool, about("refuse a signature that was used before to change something")] = True
     signature_host_required: Annotated[bool, about("refuse signatures that do not cover Host; golangsdk's do not")] = False
 
+    # tracker
+    secret_file: Annotated[
+        str | None, about("file with the keys that credentials are kept with, the sealing one first; None: MILEPOST_SECRET")
+    ] = None
+    track_concurrency: Annotated[int, about("tracked jobs that are asked about at the same time", ge=1)] = 200
+    track_first_s: Annotated[float, about("shortest pause between two questions about a tracked job, seconds", gt=0)] = 1.0
+    track_cap_s: Annotated[float, about("longest pause that is chosen here, seconds", gt=0)] = 120.0
+    track_rate_per_s: Annotated[float, about("requests a second to one endpoint in one project's name", gt=0)] = 10.0
+    track_timeout_s: Annotated[float, about("longest time of one request about tracked jobs, seconds", gt=0)] = 30.0
+    track_vanished_s: Annotated[
+        float, about("how long a cloud may say that it knows no such job before the tracked job fails as vanished, seconds", ge=0)
+    ] = 600.0
+    track_refused_s: Annotated[float, about("pause after a cloud refused the credentials, seconds", gt=0)] = 300.0
+
     # images
     tasks_admin_only: Annotated[bool, about("the image-task API needs the admin role, as in Glance")] = True
     task_keep_h: Annotated[float, about("how long an ended image task is kept, hours", gt=0)] = 48.0

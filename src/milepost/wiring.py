@@ -48,6 +48,7 @@ BUILT_IN = (
     "milepost.work.volumes",
     "milepost.work.servers",
     "milepost.work.media.pfop",
+    "milepost.work.track",
 )
 OBSERVE_S = 2.0  # a guest that shut down, or a machine that crashed, shows after this time
 ANSWER_BYTES_MAX = 2048
@@ -162,6 +163,7 @@ class System:
                 "servers": settings.server_concurrency,
                 "media": MEDIA_AHEAD * settings.media_places,
                 "media.idle": settings.media_places,
+                "track": settings.track_concurrency,
             },
         )
         self.objects = objects
@@ -173,7 +175,10 @@ class System:
             self.app.state.machines = Machines(self.folder)
 
     async def _sweep(self) -> None:
+        from milepost.work.track.sweep import sweep as sweep_tracked
         from milepost.work.volumes.sweep import sweep as sweep_volumes
+
+        await sweep_tracked(self.store, self.settings)
 
         if self.objects is not None:
             from milepost.work.sweep import sweep
