@@ -37,7 +37,9 @@ Token = Annotated[
     str | None, typer.Option("--token", envvar="MILEPOST_TOKEN", help="token; better in the variable", rich_help_panel=PANEL)
 ]
 Project = Annotated[str | None, typer.Option("--project", envvar="MILEPOST_PROJECT", help="project", rich_help_panel=PANEL)]
-Wire = Annotated[str | None, typer.Option("--wire", help="native, glance, or huawei-ecs and the like", rich_help_panel=PANEL)]
+Wire = Annotated[
+    str | None, typer.Option("--wire", help="native, glance, qiniu, or huawei-ecs and the like", rich_help_panel=PANEL)
+]
 Cloud = Annotated[str | None, typer.Option("--cloud", help="entry of clouds.yaml instead of a URL", rich_help_panel=PANEL)]
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs: one object, or one a line")]
 Timeout = Annotated[

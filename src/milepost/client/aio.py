@@ -100,7 +100,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        endpoint: str | None = None,
+        endpoint: str | Mapping[str, str] | None = None,
         *,
         wire: str | None = None,
         cloud: str | None = None,

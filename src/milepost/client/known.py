@@ -26,7 +26,8 @@ log = logging.getLogger("milepost.client")
 
 UNREADABLE_MAX = 3  # answers in a row that are none of the API's, before the wait gives up
 WORDS = frozenset(
-    {*State, "pending", "processing", "success", "failure"} | {"init", "fail", "pending_payment", "initializing", "completed"}
+    {*State, "pending", "processing", "success", "failure"}
+    | {"init", "fail", "pending_payment", "initializing", "completed", "1", "2"}
 )
 
 

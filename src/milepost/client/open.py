@@ -16,7 +16,7 @@ from milepost.client.handle import Handle, read_handle
 from milepost.client.identity import Credentials, from_clouds_yaml, from_environment
 from milepost.client.known import parse_instant
 from milepost.client.session import Session, encode_input
-from milepost.client.signing import KeyPair
+from milepost.client.signing import KeyPair, QiniuKeys, Signer, qiniu_from_environment
 from milepost.client.signing import from_environment as keys_from_environment
 from milepost.clock import Clock, SystemClock
 from milepost.errors import InvalidInput
@@ -26,7 +26,7 @@ HUAWEI_PROJECT = "HUAWEICLOUD_SDK_PROJECT_ID"  # as huaweicloudsdkcore reads it
 
 
 def open_session(
-    endpoint: str | None,
+    endpoint: str | Mapping[str, str] | None,
     *,
     wire: str | None,
     cloud: str | None,
@@ -40,15 +40,23 @@ def open_session(
     """Where to go and as whom.
 
     Order: what is given; the cloud's entry in `clouds.yaml`; for wire glance without an endpoint `OS_*`; for a Huawei wire
-    without a token `HUAWEICLOUD_SDK_AK` and `_SK`; `MILEPOST_URL`, `MILEPOST_TOKEN`, `MILEPOST_PROJECT`; this machine.
+    without a token `HUAWEICLOUD_SDK_AK` and `_SK`, for wire qiniu `QINIU_ACCESS_KEY` and `QINIU_SECRET_KEY`; `MILEPOST_URL`,
+    `MILEPOST_TOKEN`, `MILEPOST_PROJECT`; this machine.
     Errors: InvalidInput naming what is missing or wrong.
     """
     environ = os.environ if environ is None else environ
+    if isinstance(endpoint, Mapping):
+        endpoint = _endpoint_of_regions(endpoint, wire)
     if endpoint is not None and cloud is not None:
         raise InvalidInput("an endpoint and a cloud were given; give one of them", path="$.cloud")
+    signer: Signer | None
     signer, credentials = (credentials, None) if isinstance(credentials, KeyPair) else (None, credentials)
+    if isinstance(signer, KeyPair) and wire == "qiniu":
+        signer = QiniuKeys(access=signer.access, secret=signer.secret, project=signer.project)
     if signer is None and token is None and credentials is None and (wire or "").startswith("huawei-"):
         signer = keys_from_environment(environ)
+    if signer is None and token is None and credentials is None and wire == "qiniu":
+        signer = qiniu_from_environment(environ)
     if cloud is not None:
         wire = wire or "glance"
         credentials, endpoint = from_clouds_yaml(cloud, environ=environ)
@@ -76,6 +84,14 @@ def open_session(
         history=History(history_path(environ)),
         **options,
     )
+
+
+def _endpoint_of_regions(endpoints: Mapping[str, str], wire: str | None) -> str:
+    """`{"z0": URL, "z1": URL}` as one text; the first is for all that has no region.  Errors: InvalidInput."""
+    if wire != "qiniu" or not endpoints:
+        raise InvalidInput("endpoints by region are wire qiniu's; give one URL", path="$.endpoint")
+    first, *_ = endpoints.values()
+    return ",".join([first, *(f"{region}={url}" for region, url in endpoints.items())])
 
 
 def session_options(

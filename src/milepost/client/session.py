@@ -171,10 +171,11 @@ class Session:
         """
         assert self.endpoint is not None
         url = request.url.replace(PROJECT, quote(self._project_id(), safe="")) if PROJECT in request.url else request.url
+        base = self.dialect.base(self.endpoint, url)
         if url.startswith("/"):
-            url = self.endpoint + url
-        elif not url.startswith(self.endpoint + "/"):
-            raise InvalidInput(f"a link leads out of {self.endpoint}: {url[:200]}", path="$.url")
+            url = base + url
+        elif not url.startswith(base + "/"):
+            raise InvalidInput(f"a link leads out of {base}: {url[:200]}", path="$.url")
         identity = self.dialect.identify(self._token, self.project if self.credentials is None else None)
         addressed = Request(request.method, url, {**request.headers, **identity}, request.body)
         return addressed if self._signer is None else self._signer.sign(addressed, at_us=self.clock.now_us())

@@ -14,7 +14,7 @@ import msgspec
 
 from milepost.errors import InvalidInput
 from milepost.wire import Request
-from milepost.wire.signing import huawei
+from milepost.wire.signing import huawei, qiniu
 
 READS = ("GET", "HEAD", "OPTIONS")
 NONCE = "X-Milepost-Nonce"  # two equal changes within one second would have one signature, and the second be taken for a replay
@@ -24,6 +24,7 @@ AK, SK, TOKEN, PROJECT = (
     "HUAWEICLOUD_SDK_SECURITY_TOKEN",
     "HUAWEICLOUD_SDK_PROJECT_ID",
 )
+QINIU_ACCESS, QINIU_SECRET = "QINIU_ACCESS_KEY", "QINIU_SECRET_KEY"
 
 
 class Signer(Protocol):
@@ -71,6 +72,39 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
         key = huawei.Key(self.access, self.secret)
         changed = Request(request.method, request.url, headers, request.body)
         return huawei.sign(changed, key, at_us=at_us, variant=self.variant, region=self.region, service=self.service)
+
+
+class QiniuKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """An access key and its secret that sign as Qiniu has it.  Its repr shows no secret."""
+
+    access: str
+    secret: str
+    project: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<QiniuKeys {self.access}>"
+
+    def sign(self, request: Request, *, at_us: int) -> Request:
+        """The request in the scheme `Qiniu`, with this moment's date."""
+        return qiniu.sign(request, huawei.Key(self.access, self.secret), at_us=at_us)
+
+
+def qiniu_from_environment(environ: Mapping[str, str] | None = None) -> QiniuKeys | None:
+    """The keys of `QINIU_ACCESS_KEY` and `QINIU_SECRET_KEY`; None when there are none.
+
+    Errors: InvalidInput when only one half is there.
+    Source: qiniu/python-sdk test_qiniu.py reads the same two.
+    """
+    environ = os.environ if environ is None else environ
+    access, secret = environ.get(QINIU_ACCESS), environ.get(QINIU_SECRET)
+    if not access and not secret:
+        return None
+    if not access or not secret:
+        missing = QINIU_SECRET if access else QINIU_ACCESS
+        raise InvalidInput(
+            f"{missing} is not set, but its other half is", path="$.credentials", hint=f"set {QINIU_ACCESS} and {QINIU_SECRET}"
+        )
+    return QiniuKeys(access=access, secret=secret)
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> KeyPair | None:

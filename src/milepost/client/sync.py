@@ -87,7 +87,8 @@ class Client:
     """Jobs in one cloud, blocking.  Safe to share between threads; close it, or use it as a context manager.
 
     endpoint: the server's URL; None: the cloud's, else `MILEPOST_URL`, else a server on this machine.
-    wire: `native` for Milepost's own API, `glance` for OpenStack image tasks, `huawei-ecs` and the like.
+    wire: `native` for Milepost's own API, `glance` for OpenStack image tasks, `huawei-ecs` and the like, `qiniu`, where the
+    endpoint may be several, by region: `{"z0": URL, "z1": URL}`.
     cloud: an entry of `clouds.yaml` (needs PyYAML: `pip install 'milepost[openstack]'`); its wire is glance unless given.
     token, project: who asks; None: `MILEPOST_TOKEN`, `MILEPOST_PROJECT`.
     credentials: for an identity service instead, or a `KeyPair` (AK/SK) that signs every request.
@@ -98,7 +99,7 @@ class Client:
 
     def __init__(
         self,
-        endpoint: str | None = None,
+        endpoint: str | Mapping[str, str] | None = None,
         *,
         wire: str | None = None,
         cloud: str | None = None,

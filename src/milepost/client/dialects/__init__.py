@@ -86,6 +86,10 @@ class Dialect(Protocol):
         """The base that paths are added to, from what a user typed."""
         ...
 
+    def base(self, endpoint: str, path: str) -> str:
+        """The part of the endpoint that this path is asked at."""
+        ...
+
     def identify(self, token: str | None, project: str | None) -> dict[str, str]:
         """The headers that say who asks."""
         ...
@@ -182,8 +186,9 @@ def dialect(wire: str) -> Dialect:
     from milepost.client.dialects.glance import Glance
     from milepost.client.dialects.huawei import NAMES, huawei
     from milepost.client.dialects.native import Native
+    from milepost.client.dialects.qiniu import Qiniu
 
-    known: dict[str, type[Dialect]] = {"native": Native, "glance": Glance}
+    known: dict[str, type[Dialect]] = {"native": Native, "glance": Glance, "qiniu": Qiniu}
     if wire in NAMES:
         return huawei(wire)
     if wire not in known:

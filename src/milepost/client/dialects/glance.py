@@ -42,6 +42,9 @@ class Glance:
         """The unversioned base: catalogs have it with and without the version."""
         return re.sub(r"/v2(\.\d+)?$", "", url.rstrip("/"))
 
+    def base(self, endpoint: str, path: str) -> str:  # noqa: ARG002 - it has one host
+        return endpoint
+
     def identify(self, token: str | None, project: str | None) -> dict[str, str]:
         headers = {"X-Auth-Token": token} if token else {}
         return {**headers, "X-Project-Id": project} if project else headers

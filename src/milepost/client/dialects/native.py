@@ -36,6 +36,9 @@ class Native:
     def endpoint(self, url: str) -> str:
         return url.rstrip("/")
 
+    def base(self, endpoint: str, path: str) -> str:  # noqa: ARG002 - it has one host
+        return endpoint
+
     def identify(self, token: str | None, project: str | None) -> dict[str, str]:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return {**headers, "X-Project-Id": project} if project else headers

@@ -7,6 +7,8 @@ Source: qiniu/python-sdk qiniu/http/response.py; qiniu/go-sdk internal/clientv2;
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 BAD_REQUEST, BAD_TOKEN, FORBIDDEN, NOT_FOUND, NOT_ALLOWED, BAD_CRC, TOO_LARGE = 400, 401, 403, 404, 405, 406, 413
@@ -36,6 +38,16 @@ class Refusal(Exception):
 def encode_error(text: str) -> bytes:
     """The body of an error."""
     return msgspec.json.encode({"error": text})
+
+
+def read_error(body: bytes) -> str | None:
+    """What an error says; None when it is none of this API."""
+    try:
+        found = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    text = found.get("error")
+    return text if isinstance(text, str) and text else None
 
 
 def no_such_entry() -> Refusal:

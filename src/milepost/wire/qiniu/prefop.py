@@ -247,7 +247,7 @@ def creation_date(at_us: int) -> str:
     """`2026-03-04T13:06:07.123456000+08:00`: nanoseconds, and China's time."""
     at_s = min(max(at_us // 1_000_000, FIRST_S), LAST_S - 8 * 3600)
     whole = datetime.fromtimestamp(at_s, UTC).astimezone(_CHINA)
-    return f"{whole:%Y-%m-%dT%H:%M:%S}.{at_us % 1_000_000:06d}000+08:00"
+    return f"{whole.isoformat()[:19]}.{at_us % 1_000_000:06d}000+08:00"
 
 
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
@@ -309,7 +309,7 @@ def _read_item(found: dict[str, Any]) -> Item:
         error=_text(found, "error"),
         error_index=UNSET if index is None else _whole(index),
         hash=_text(found, "hash"),
-        key=_text(found, "key", empty=code == DONE and "hash" in found),
+        key=_text(found, "key", empty=bool(found.get("hash"))),
         keys=[one for one in keys if isinstance(one, str)] if isinstance(keys, list) else UNSET,
         result=found.get("result", UNSET),
         return_old=_whole(found.get("returnOld") or 0),
