@@ -496,3 +496,26 @@ def test_the_limits_here_are_those_of_the_settings():
     from milepost.settings import Settings
 
     assert PictureLimits.from_settings(Settings()) == LIMITS
+
+
+@pytest.mark.parametrize(
+    "tail",
+    ["format/bmp", "format/gif", "format/png/colors/16", "format/webp", "format/avif", "format/tiff", "rotate/33",
+     "format/jpg/size-limit/200k",
+     "extent/3000x3000", "border/9x9", "blur/9x9/sharpen/1", "thumbnail/500x/rotate/90", "gravity/SouthEast/crop/100x100",
+     "thumbnail/!150p/crop/!99x99a5a900"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_a_large_picture_is_read_in_whatever_order_it_is_needed(tail, kind, tmp_path, out):
+    look(CHINA).resize(2).write_to_file(str(tmp_path / f"in.{kind}"))
+    assert do(f"imageMogr2/{tail}", tmp_path / f"in.{kind}", out).mime_type
+    assert do("imageAve", out, tmp_path / "none").result["RGB"].startswith("0x")
+
+
+@pytest.mark.parametrize(
+    "command", ["roundPic/radius/99", "watermark/2/text/aGk=", "imageslim", "imageAve", "imageView2/1/w/900/h/900"]
+)
+def test_large_pictures_go_through_every_command(command, tmp_path, out):
+    for kind in ("jpg", "png"):
+        look(CHINA).resize(2).write_to_file(str(tmp_path / f"in.{kind}"))
+        assert do(command, tmp_path / f"in.{kind}", out)

@@ -238,7 +238,7 @@ def _write_within(photo: Photo, image: Image, out: str, made: str, save: Save, q
 
 def _save_bmp(image: Image, out: str) -> None:
     """24 bits a pixel, from the bottom to the top, rows of a multiple of four bytes."""
-    image = image.colourspace("srgb").cast("uchar")
+    image = image.colourspace("srgb").cast("uchar").copy_memory()  # it is read from its end
     wide, high = image.width, image.height
     stride = (wide * 3 + 3) // 4 * 4
     rows = image[2].bandjoin([image[1], image[0]]).flipver().bandunfold().embed(0, 0, stride, high)
