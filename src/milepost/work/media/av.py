@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ PROBE_CPU_S = 60
 PROBE_WALL_S = 120.0
 NO_SPACE_DELAY_S = 60.0
 SHORT = 0.9  # less than this part of what the source promised is short
+TOO_LARGE = b"exceeds specified max pixel count"
 STOPPED_CODE = 255  # ffmpeg's own exit code after SIGXCPU, which it handles
 
 _PATH = re.compile(r"(?:file:)?(?<![\w.])/[^\s:'\",;]+")
@@ -257,6 +259,8 @@ async def run_ffmpeg(
     )
     if not ended.ok:
         raise failed(ended, "ffmpeg could not do it")
+    if TOO_LARGE in ended.stderr:  # its pictures grew behind the beginning
+        raise FopFailed(f"invalid media: it has pictures of more than {settings.av_pixels_max} pixels")
     if whole and ended.stderr and total_s is not None and progress.done_s < total_s * SHORT - 0.5:
         raise FopFailed(f"invalid media: only {progress.done_s:.2f} s of {total_s:.2f} s could be read: {plain(ended.stderr)}")
 
@@ -267,6 +271,8 @@ def failed(ended: Ended, what: str) -> Exception:
         return RetryableError("no_space", "The disk got full; free some space, it is tried again.", delay_s=NO_SPACE_DELAY_S)
     if ended.code == STOPPED_CODE:
         return FopFailed(f"{what}: it used more processor time than it may")
+    if ended.reason == "signal" and ended.code == -signal.SIGKILL:  # the kernel's: a second above the limit, or no memory left
+        return FopFailed(f"{what}: it used more processor time than it may, or more memory than there is")
     if ended.reason != "exit":
         return FopFailed(f"{what}: {msgspec.structs.replace(ended, stderr=b'').describe()}")
     return FopFailed(f"{what}: {plain(ended.stderr) or f'exit code {ended.code}'}")

@@ -179,7 +179,7 @@ def _quality(spec: AvThumb, container: Container, encoder: str, video: Video) ->
         same = video.codec == MAKES.get(encoder, encoder)
         return ["-b:v", str(min(spec.video_bps, source) if same and source else spec.video_bps)]
     if encoder in BY_QUALITY and container.video_bps is None:
-        cap = [] if source is None else ["-maxrate", str(source), "-bufsize", str(2 * source)]
+        cap = [] if source is None else ["-maxrate", str(source), "-bufsize", str(source)]
         return ["-crf", str(BY_QUALITY[encoder]), *cap]
     usual = container.video_bps or VIDEO_BPS
     return ["-b:v", str(min(usual, source) if source else usual)]
