@@ -311,7 +311,7 @@ def built_in_kinds() -> list[Any]:
 
     for module in wiring.BUILT_IN:
         importlib.import_module(module)
-    return [kind for kind in KINDS if kind.function.__module__ in wiring.BUILT_IN]
+    return [kind for kind in KINDS if f"{kind.function.__module__}.".startswith(tuple(f"{one}." for one in wiring.BUILT_IN))]
 
 
 def kinds() -> str:
