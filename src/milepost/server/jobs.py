@@ -131,7 +131,7 @@ def submission_of(call: Call, request: JobRequest, key: str | None, body: bytes,
         submission.origin["role"] = "member"  # for kinds that allow admins more
     submission.labels, submission.held, submission.callback = request.labels, request.held, request.callback
     if request.callback is not None:
-        _check_callback(call, request.callback.url, f"{path}.callback.url")
+        check_callback(call, request.callback.url, f"{path}.callback.url")
     if key is not None:
         submission.idempotency_key = key
         submission.body_hash = hashlib.sha256(body).hexdigest()
@@ -163,7 +163,7 @@ async def _check_queues(call: Call, submissions: Sequence[tuple[Submission, str]
             )
 
 
-def _check_callback(call: Call, url: str, path: str) -> None:
+def check_callback(call: Call, url: str, path: str) -> None:
     """Errors: InvalidInput when no try could ever be sent there.  What a name resolves to is looked at when it is sent."""
     try:
         check_url(url, EgressPolicy.from_settings(call.state.settings))
@@ -281,17 +281,17 @@ async def _page(call: Call, *, parent_id: JobId | None, descending: bool, ids: t
     query, state = call.query, call.state
     order = query.choice("order", ("asc", "desc"))
     bodies = query.choice("view", ("basic", "full")) == "full"
-    after, limit = query.one("after"), _limit(call)
+    after, limit = query.one("after"), page_limit(call)
     asked = JobQuery(
         project=project_of(call),
         kinds=tuple(query.all("kind")) or None,
-        states=_states(query.all("state")),
+        states=states_of(query.all("state")),
         queue=query.one("queue"),
         parent_id=parent_id,
         labels=labels_of(query.all("label"), most=state.settings.labels_max),
         ids=ids,
         descending=descending if order is None else order == "desc",
-        after=await _cursor(call, after),
+        after=await cursor_of(call, after),
         limit=limit + 1,
         bodies=bodies,
     )
@@ -305,7 +305,7 @@ async def _page(call: Call, *, parent_id: JobId | None, descending: bool, ids: t
     return Reply(200, encode(page), [next_link(call, after=jobs[-1].id)] if more else [])
 
 
-async def _cursor(call: Call, after: str | None) -> JobId | None:
+async def cursor_of(call: Call, after: str | None) -> JobId | None:
     """Errors: InvalidInput when the cursor's job is gone: the page after it is not known any more."""
     if after is None:
         return None
@@ -320,7 +320,8 @@ async def _cursor(call: Call, after: str | None) -> JobId | None:
     return found.id
 
 
-def _limit(call: Call) -> int:
+def page_limit(call: Call) -> int:
+    """How many entries the page shall have.  Errors: InvalidInput, LimitExceeded."""
     settings, limit = call.state.settings, call.query.integer("limit")
     if limit is None:
         return settings.page_default
@@ -331,7 +332,8 @@ def _limit(call: Call) -> int:
     return limit
 
 
-def _states(values: Sequence[str]) -> tuple[State, ...] | None:
+def states_of(values: Sequence[str]) -> tuple[State, ...] | None:
+    """The states that `state=` asks for, None for all.  Errors: InvalidInput."""
     names = [name for value in values for name in value.split(",")]
     try:
         return tuple(State(name) for name in names) or None
@@ -398,7 +400,7 @@ async def job_events(call: Call) -> Reply | None:
     """A job's history as a page, or followed to its end as a stream."""
     query = call.query
     job = await call.state.service.get(JobId(call.param), project=project_of(call))
-    tree, limit, (after_id, resumed) = query.flag("tree"), _limit(call), _after(call)
+    tree, limit, (after_id, resumed) = query.flag("tree"), page_limit(call), _after(call)
     query.done()
     if not tree:
         return await _events(call, events.JobFeed(call.state.store, job), after_id, limit, resumed)
@@ -414,7 +416,7 @@ async def all_events(call: Call) -> Reply | None:
     feed = events.ProjectFeed(
         call.state.store, project_of(call), labels_of(query.all("label"), most=call.state.settings.labels_max)
     )
-    limit, (after_id, resumed) = _limit(call), _after(call)
+    limit, (after_id, resumed) = page_limit(call), _after(call)
     query.done()
     if wants_stream(call) and not resumed:
         after_id = await call.state.store.last_event_id()
