@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from milepost.cli import buckets, catalog, doctor, identity, jobs, objects, serve, waiting
+from milepost.cli import buckets, catalog, doctor, identity, jobs, objects, serve, waiting, workflows
 from milepost.cli.bench import bench
 from milepost.cli.demo import demo
 from milepost.cli.exits import Exit
@@ -60,6 +60,7 @@ app.add_typer(identity.user_app, name="user", rich_help_panel=SERVER)
 app.add_typer(identity.key_app, name="key", rich_help_panel=SERVER)
 app.add_typer(buckets.bucket_app, name="bucket", rich_help_panel=SERVER)
 app.add_typer(objects.object_app, name="object", rich_help_panel=SERVER)
+app.add_typer(workflows.app, name="workflow", rich_help_panel=SERVER)
 app.command("doctor", rich_help_panel=TRY)(doctor.doctor)
 app.command("demo", rich_help_panel=TRY)(demo)
 app.command("bench", rich_help_panel=TRY, context_settings={"ignore_unknown_options": True})(bench)
