@@ -112,20 +112,23 @@ async def test_hostile_files_fail_their_items_and_nothing_else(house, tmp_path):
         await house.put(f"hostile/{number}", data, mime="image/jpeg")
         jobs[name] = await house.submit(*COMMANDS, key=f"hostile/{number}")
     answers_allowed = {"imageInfo", "exif"}  # a header may be whole where the pixels are not
-    readable = {"jpeg of 20000 x 7000"}  # its data ends early, after a whole stream: libjpeg takes that for a warning
+    # libjpeg takes data that ends early for a warning, and libnsgif goes by the frames where the screen's size is absurd.
+    readable = {"jpeg of 20000 x 7000", "gif of 65535 x 65535"}
+    wrong = []
     for name, job in jobs.items():
         for cmd, item in zip(COMMANDS, await house.ended(job, 120), strict=True):
-            if (cmd in answers_allowed or name in readable) and item.state == "succeeded":
+            if item.state == "succeeded":
+                if cmd == "imageslim":  # by its rule the source, when it cannot be read
+                    assert await house.find(_key(item)) is not None
+                elif cmd not in answers_allowed and name not in readable:
+                    wrong.append((name, cmd, item.result))
                 continue
-            if cmd == "imageslim" and item.state == "succeeded":  # by its rule: the source, when it cannot be read
-                assert await house.find(_key(item)) is not None
-                continue
-            assert item.state == "failed", (name, cmd, item.result)
-            assert item.error.code == "fop_failed", (name, cmd, item.error)
-            assert item.error.details == {"error_index": 0}
-            assert item.error.message
-            assert str(tmp_path) not in item.error.message
-            assert item.attempt == 1, (name, cmd, item.error)  # it was no crash of ours
+            error = item.error
+            said = error.code == "fop_failed" and error.message and error.details == {"error_index": 0}
+            crashed = item.attempt > 1  # of ours
+            if not said or crashed or str(tmp_path) in error.message:
+                wrong.append((name, cmd, error))
+    assert not wrong
     assert (await house.result("imageView2/2/w/100"))["key"]
 
 
