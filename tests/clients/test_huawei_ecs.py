@@ -16,6 +16,8 @@ import pytest
 from client_rig import Running, Sources, import_input
 from huawei_rig import Keys, client, fresh, in_another_second, run, wait
 
+from milepost.work.servers.sweep import stop_machines
+
 ecs = pytest.importorskip("huaweicloudsdkecs.v2")
 evs = pytest.importorskip("huaweicloudsdkevs.v2")
 exceptions = pytest.importorskip("huaweicloudsdkcore.exceptions.exceptions")
@@ -62,9 +64,12 @@ def _ask(url: str, headers: dict[str, str], body: bytes | None = None) -> Any:
 
 
 @pytest.fixture(scope="module")
-def qemu() -> None:
+def qemu(server: Running) -> Iterator[None]:
+    """Machines outlive their server: those that a failed test left are stopped here."""
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("needs qemu-system-x86_64: apt-get install qemu-system-x86")
+    yield
+    run(stop_machines(server.system.folder))
 
 
 def option(image: str, name: str, **fields: Any) -> Any:
