@@ -9,8 +9,10 @@ import typer
 
 from milepost.cli import buckets, catalog, doctor, identity, jobs, objects, serve, waiting, workflows
 from milepost.cli.bench import bench
+from milepost.cli.credential import credential_app
 from milepost.cli.demo import demo
 from milepost.cli.exits import Exit
+from milepost.cli.track import track_app
 
 app = typer.Typer(
     name="milepost",
@@ -55,6 +57,8 @@ for name, command in (
 app.command("kinds", rich_help_panel=SERVER)(catalog.kinds)
 app.add_typer(catalog.queues_app, name="queues", rich_help_panel=SERVER)
 app.command("serve", rich_help_panel=SERVER)(serve.serve)
+app.add_typer(track_app, name="track", rich_help_panel=JOBS)
+app.add_typer(credential_app, name="credential", rich_help_panel=JOBS)
 app.add_typer(identity.project_app, name="project", rich_help_panel=SERVER)
 app.add_typer(identity.user_app, name="user", rich_help_panel=SERVER)
 app.add_typer(identity.key_app, name="key", rich_help_panel=SERVER)
