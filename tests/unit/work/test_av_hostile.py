@@ -38,7 +38,8 @@ def scripts(secret: Path) -> dict[str, str]:
         "concat beside": "ffconcat version 1.0\nfile secret.ts\n",
         "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
         "dash": f'<?xml version="1.0"?><MPD type="static" mediaPresentationDuration="PT1S"><Period>'
-        f'<AdaptationSet mimeType="video/mp2t"><Representation id="0" bandwidth="1"><BaseURL>file:{secret}</BaseURL></Representation></AdaptationSet></Period></MPD>',
+        f'<AdaptationSet mimeType="video/mp2t"><Representation id="0" bandwidth="1">'
+        f"<BaseURL>file:{secret}</BaseURL></Representation></AdaptationSet></Period></MPD>",
         "svg": f'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'width="9" height="9"><image xlink:href="file://{secret}" width="9" height="9"/></svg>',
         "imf": f'<?xml version="1.0"?><AssetMap><AssetList><Asset><Path>{secret}</Path></Asset></AssetList></AssetMap>',

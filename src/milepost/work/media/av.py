@@ -233,9 +233,18 @@ class Progress:
                 with contextlib.suppress(ValueError):  # N/A, before the first packet
                     self.done_s, moved = max(self.done_s, int(value) / 1e6), True
         if moved:
-            total = None if self._total_s is None else max(1, round(self._total_s * 1000))
-            done = max(0, round(self.done_s * 1000))
-            await self._tools.progress(done if total is None else min(done, total), total, self._note, unit="ms")
+            await self._tell()
+
+    async def finish(self) -> None:
+        """It is done: the last block is of some pictures before the end."""
+        if self._total_s is not None:
+            self.done_s = max(self.done_s, self._total_s)
+            await self._tell()
+
+    async def _tell(self) -> None:
+        total = None if self._total_s is None else max(1, round(self._total_s * 1000))
+        done = max(0, round(self.done_s * 1000))
+        await self._tools.progress(done if total is None else min(done, total), total, self._note, unit="ms")
 
 
 async def run_ffmpeg(
@@ -263,6 +272,7 @@ async def run_ffmpeg(
         raise FopFailed(f"invalid media: it has pictures of more than {settings.av_pixels_max} pixels")
     if whole and ended.stderr and total_s is not None and progress.done_s < total_s * SHORT - 0.5:
         raise FopFailed(f"invalid media: only {progress.done_s:.2f} s of {total_s:.2f} s could be read: {plain(ended.stderr)}")
+    await progress.finish()
 
 
 def failed(ended: Ended, what: str) -> Exception:
