@@ -15,6 +15,7 @@ import re
 import msgspec
 
 from milepost.egress import EgressPolicy, check_url
+from milepost.errors import Forbidden, InvalidInput
 from milepost.job import Callback, Job, Submission
 from milepost.server.facades.qiniu.endpoint import Call
 from milepost.server.facades.qiniu.workflows import workflow_commands
@@ -59,7 +60,7 @@ async def pfop_submission(
 ) -> Submission:
     """What `submit` takes; everything that the request can get wrong is refused now.
 
-    Errors: Refusal 400, 612 (no such workflow), InvalidInput, UnknownKind, LimitExceeded, Forbidden (the notify URL).
+    Errors: Refusal 400, 612 (no such workflow), InvalidInput, UnknownKind, LimitExceeded.
     """
     commands = [command for one in fops.split(";") if (command := one.strip())]
     if bool(commands) == bool(workflow_id):
@@ -69,7 +70,10 @@ async def pfop_submission(
         commands = await workflow_commands(state.store, project, workflow_id, bucket=bucket, key=key)
     pipeline = pipeline_name(pipeline, project)
     if notify_url:
-        check_url(notify_url, EgressPolicy.from_settings(state.settings))
+        try:
+            check_url(notify_url, EgressPolicy.from_settings(state.settings))
+        except (InvalidInput, Forbidden) as error:
+            raise Refusal(errors.BAD_REQUEST, f"notifyURL: {error.message}") from None
     asked = {
         "bucket": bucket,
         "key": key,
