@@ -1,9 +1,14 @@
-"""In CI a test that is skipped because a program is missing fails: there, everything the tests need is installed."""
+"""What holds for the whole suite.
+
+In CI a test that is skipped because a program is missing fails: there, everything the tests need is installed.
+A suite that is told to end (`timeout 300 pytest …`) ends as with Ctrl-C: what its fixtures started, they stop.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Generator
 from typing import Any
 
@@ -16,6 +21,11 @@ MISSING = re.compile(
     r"\b(needs|requires) (?!root|linux)|\bmissing\b|not (installed|found|available)|could not import|no module named",
     re.IGNORECASE,
 )
+
+
+def pytest_configure() -> None:
+    """SIGTERM would end the process at once, and leave servers and machines running."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _refuse_skip(report: Any) -> None:

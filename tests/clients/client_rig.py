@@ -23,6 +23,7 @@ import yaml
 
 from milepost.settings import Settings
 from milepost.wiring import System, load_kinds, running_server
+from milepost.work.servers.sweep import stop_machines
 
 START_S = 30.0
 PASSWORD = "correct horse"
@@ -80,12 +81,17 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     thread = Thread(Settings(port=0, data=str(folder / "data"), auth=auth, egress_private=True))
     thread.start()
     system, url = thread.wait_ready()
-    if auth == "required":
-        thread.call(_make_users(system))
-    clouds = folder / "clouds.yaml"
-    clouds.write_text(yaml.safe_dump({"clouds": _clouds(url, auth)}))
-    yield Running(url, auth, system, clouds)
-    thread.stop()
+    try:
+        if auth == "required":
+            thread.call(_make_users(system))
+        clouds = folder / "clouds.yaml"
+        clouds.write_text(yaml.safe_dump({"clouds": _clouds(url, auth)}))
+        yield Running(url, auth, system, clouds)
+    finally:
+        try:
+            thread.stop()
+        finally:  # machines outlive their server: none may outlive its tests
+            asyncio.run(stop_machines(system.folder))
 
 
 async def _make_users(system: System) -> None:
