@@ -16,6 +16,7 @@ import typer
 
 from milepost.cli.exits import Exit, exit_of
 from milepost.cli.show import Show
+from milepost.client.aio import AsyncClient
 from milepost.client.sync import Client
 from milepost.errors import InvalidInput, MilepostError
 from milepost.job import Event
@@ -67,6 +68,11 @@ class Place:
                 url, wire=options["wire"], cloud=options["cloud"], token=options["token"], project=options["project"]
             )
         return self._client
+
+    def async_client(self) -> AsyncClient:
+        """The same client for a running loop; whoever opens it closes it."""
+        options = self._options
+        return AsyncClient(options["url"], wire=options["wire"], token=options["token"], project=options["project"])
 
     def client_of(self, handle: dict[str, Any]) -> Client:
         """The client that reaches a handle's job, with the token of this command line."""

@@ -97,12 +97,7 @@ def _submission(call: Call, request: TrackRequest) -> Submission:
 async def _check_place(call: Call, request: TrackRequest) -> None:
     """What could never work is refused now.  Errors: InvalidInput."""
     endpoint = str(request.handle["endpoint"])
-    try:
-        check_url(endpoint, EgressPolicy.from_settings(call.state.settings))
-    except (InvalidInput, Forbidden) as error:
-        raise InvalidInput(f"handle.endpoint: {error.message}", path="$.handle.endpoint", hint=error.hint) from None
-    if "@" in urlsplit(endpoint).netloc:
-        raise InvalidInput("an endpoint has no user and password", path="$.handle.endpoint", hint="milepost credential add")
+    _check_url(call, endpoint, "$.handle.endpoint")
     if request.credential is None:
         return
     try:
@@ -113,6 +108,19 @@ async def _check_place(call: Call, request: TrackRequest) -> None:
         raise InvalidInput(
             f"the credential {credential.name!r} is for {credential.endpoint}, and sent nowhere else", path="$.credential"
         )
+
+
+def _check_url(call: Call, text: str, path: str) -> None:
+    """`URL`, or as Qiniu's wire has it `URL,REGION=URL…`.  Errors: InvalidInput."""
+    policy = EgressPolicy.from_settings(call.state.settings)
+    first, *others = text.split(",")
+    for url in (first, *(other.partition("=")[2] for other in others)):
+        try:
+            check_url(url, policy)
+        except (InvalidInput, Forbidden) as error:
+            raise InvalidInput(f"{path[2:]}: {error.message}", path=path, hint=error.hint) from None
+        if "@" in urlsplit(url).netloc:
+            raise InvalidInput(f"{path[2:]} has a user or password in it", path=path, hint="milepost credential add")
 
 
 async def _submit(call: Call, submission: Submission) -> tuple[Job, bool]:
@@ -227,13 +235,9 @@ async def put_credential_route(call: Call) -> Reply:
     request = decode(decode_credential_request, await call.body())
     call.query.done()
     secret, who = _secret_of(request)
-    policy = EgressPolicy.from_settings(call.state.settings)
-    for field, url in (("endpoint", request.endpoint), ("auth_url", request.auth_url)):
-        if url is not None:
-            try:
-                check_url(url, policy)
-            except (InvalidInput, Forbidden) as error:
-                raise InvalidInput(f"{field}: {error.message}", path=f"$.{field}", hint=error.hint) from None
+    _check_url(call, request.endpoint, "$.endpoint")
+    if request.auth_url is not None:
+        _check_url(call, request.auth_url, "$.auth_url")
     credential = await put_credential(
         call.state.store,
         open_vault(call.state.settings),

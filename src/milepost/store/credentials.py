@@ -123,7 +123,9 @@ async def reseal(store: Store, vault: Vault) -> int:
 
 
 def same_place(allowed: str, asked: str) -> bool:
-    """Whether a URL has the origin that a credential is for."""
+    """Whether a URL has the origin that a credential is for.  An endpoint of several URLs must be the same altogether."""
+    if "," in allowed or "," in asked:
+        return allowed == asked.rstrip("/")
     one, other = urlsplit(allowed), urlsplit(asked)
     return (one.scheme, one.hostname, _port(one)) == (other.scheme, other.hostname, _port(other))
 
