@@ -35,6 +35,7 @@ FILES_GOOD = 4096
 EXTRAS = {
     "server": ("starlette", "granian", "uvloop", "structlog", "prometheus_client", "argon2"),
     "images": ("obstore", "oslo_utils"),
+    "media": ("pyvips", "segno", "markdown_it"),
     "openstack": ("yaml",),
 }
 
@@ -90,6 +91,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield check_sqlite()
     yield from (check_extra(extra, modules) for extra, modules in EXTRAS.items())
     yield check_qemu()
+    yield check_ffmpeg()
     folder = existing(settings.data_dir)
     yield check_folder(folder)
     yield check_disk(folder)
@@ -139,6 +141,21 @@ def check_qemu(program: str = "qemu-img") -> Check:
     except (OSError, subprocess.SubprocessError) as error:
         return Check("qemu-img", "warning", f"{path} does not run: {error}", "apt install --reinstall qemu-utils")
     return Check("qemu-img", "ok", told)
+
+
+def check_ffmpeg(programs: tuple[str, ...] = ("ffmpeg", "ffprobe")) -> Check:
+    fix = "apt install ffmpeg, or dnf install ffmpeg"
+    told = []
+    for program in programs:
+        path = shutil.which(program)
+        if path is None:
+            return Check("FFmpeg", "warning", f"{program} not found: no audio or video is processed", fix)
+        try:
+            run = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            return Check("FFmpeg", "warning", f"{path} does not run: {error}", fix)
+        told.append(" ".join(run.stdout.split()[:3]))
+    return Check("FFmpeg", "ok", ", ".join(told))
 
 
 def check_folder(folder: Path) -> Check:

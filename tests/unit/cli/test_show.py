@@ -163,6 +163,7 @@ def test_what_is_missing_comes_with_how_to_get_it(tmp_path) -> None:
         (doctor.check_extra("server", ("json", "no_such_module")), "missing", "milepost[server]"),
         (doctor.check_extra("images", ("no_such_module",)), "warning", "milepost[images]"),
         (doctor.check_qemu("no-such-program"), "warning", "apt install"),
+        (doctor.check_ffmpeg(("no-such-program",)), "warning", "apt install ffmpeg"),
         (doctor.check_disk(tmp_path, 1 << 20), "missing", "room"),
         (doctor.check_disk(tmp_path, 1 << 30), "warning", "larger"),
         (doctor.check_fsync(tmp_path, lambda _: [40.0] * 5), "warning", "SSD"),

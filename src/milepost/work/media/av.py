@@ -37,7 +37,7 @@ DEMUXERS = (
     "amr", *PICTURES,
 )  # fmt: skip
 
-PROBE_BYTES_MAX = 1 << 20  # of ffprobe's answer
+PROBE_BYTES_MAX = 128 << 10  # of ffprobe's answer: it is a result of a job
 PROBE_CPU_S = 60
 PROBE_WALL_S = 120.0
 NO_SPACE_DELAY_S = 60.0
