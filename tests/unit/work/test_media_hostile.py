@@ -188,6 +188,12 @@ async def test_an_output_file_that_is_too_large_is_not_written(tmp_path):
         assert await house.store.list_resources("loose") == []
 
 
+async def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    async with media_house(tmp_path, picture_bytes_max=100_000) as house:
+        message, _ = await house.failure("imageInfo")
+        assert message == "image too large: 196653 bytes, at most 100000 are read"
+
+
 async def test_children_see_no_secret(house, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     await house.result("imageInfo")

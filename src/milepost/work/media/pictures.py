@@ -47,6 +47,7 @@ from milepost.work.media.spec import (
     Watermark,
     Work,
 )
+from milepost.work.threads import in_thread
 
 if find_spec("pyvips") is None:  # it is used in the children, and never loaded where the server runs
     raise ImportError("pictures need pyvips", name="pyvips")
@@ -321,6 +322,9 @@ def _parse_nothing(name: str, spec: Spec) -> Any:
 
 async def run_picture(spec: Spec, source: Path, out: Path, tools: Tools) -> Output:
     """What libvips makes of the source, in a child with limits."""
+    size_bytes, most = (await in_thread(source.stat)).st_size, tools.settings.picture_bytes_max
+    if size_bytes > most:
+        raise FopFailed(f"image too large: {size_bytes} bytes, at most {most} are read")
     marks = spec.marks if isinstance(spec, Watermark) else ()
     try:
         files = await _fetch_marks(marks, tools)
