@@ -1,4 +1,4 @@
-"""`milepost proxy` between a client and its cloud: what passes is unchanged, and every job is followed before its caller knows it."""
+"""`milepost proxy` between a client and its cloud: what passes is unchanged; a job is followed before its caller knows it."""
 
 from __future__ import annotations
 

@@ -189,6 +189,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.move(claim.job_id, state)
         else:
             self.requeue(claim.job_id, self.jobs[claim.job_id].run_at_us if run_at_us is None else run_at_us, counts=counts)
+            if what == "snooze" and (job := self.jobs[claim.job_id]).state is State.READY:
+                job.attempt, job.crashes = job.attempt - job.crashes, 0
             if early_us is not None:  # cancelled instead: kept as long as the cancel said
                 self.jobs[claim.job_id].expires_us = early_us
 

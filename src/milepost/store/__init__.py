@@ -7,7 +7,8 @@ Rules of every implementation
  3. `finish_job` and `report_progress` change a row only while `state = running AND fence = claim.fence`.
  4. `claim_jobs` gives a job to one worker only; each claim raises `fence`, and `attempt` for the work it begins.
  5. Every change of state appends exactly one event, in the same transaction; `seq` counts from 1 without gaps.
- 6. A worker whose lease was renewed is never rescued; a rescued job is `ready`, or `failed` after `crashes_max`.
+ 6. A worker whose lease was renewed is never rescued; a rescued job is `ready`, or `failed` after `crashes_max`.  A job that
+    snoozes has its crashes forgiven.
  7. A job with a parent that becomes final settles its parent in the same transaction: when no sibling is open, a waiting
     parent becomes ready (or cancelled, when that was asked for).
  8. Cancelling reaches every open sub-job: those not running end now, running ones are asked, waiting ones end after them.

@@ -679,7 +679,7 @@ def _finish(tx: Transaction, claim: Claim, outcome: Outcome, now_us: int, expire
             _requeue(tx, claim, job, EventType.RETRYING, at_us, now_us, counts=1, error=text(failure), data=data)
         case Snoozed(at_us, note):
             data = text({"run_at_us": at_us, "note": note})
-            _requeue(tx, claim, job, EventType.SNOOZED, at_us, now_us, counts=0, data=data)
+            _requeue(tx, claim, job, EventType.SNOOZED, at_us, now_us, counts=0, snoozed=1, data=data)
         case Returned():
             _requeue(tx, claim, job, EventType.RETURNED, run_at_us, now_us, counts=0)
         case Suspended(sub_jobs):
@@ -778,11 +778,12 @@ def _requeue(
     *,
     counts: int,
     crashed: int = 0,
+    snoozed: int = 0,
     error: str | None = None,
     data: str | None = None,
 ) -> None:
     due = 1 if run_at_us <= now_us else 0
-    params = (claim.job_id, claim.fence, run_at_us, due, counts, crashed, error, now_us)
+    params = (claim.job_id, claim.fence, run_at_us, due, counts, crashed, snoozed, error, now_us)
     (version,) = tx.execute(SQL.requeue_job, params).fetchone()
     _emit(tx, job, version, type_, State.READY, now_us, data)
 

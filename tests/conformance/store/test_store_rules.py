@@ -328,6 +328,19 @@ async def test_rule_6_after_crashes_max_it_is_failed_as_poison(house: House) -> 
     assert failed.expires_us == house.expires_us
 
 
+async def test_rule_6_a_job_that_snoozes_has_its_crashes_forgiven(house: House) -> None:
+    job = await house.add()
+    for _ in range(2):
+        await house.live("a")
+        await house.claim_one(worker="a")
+        house.clock.advance(31)
+        await house.rescue(crashes_max=3)
+    await house.live("b")
+    assert await house.end(await house.claim_one(worker="b"), Snoozed(house.now_us))
+    left = await house.job(job.id)
+    assert (left.state, left.attempt, left.crashes) == (State.READY, 0, 0)
+
+
 async def test_rule_6_only_the_dead_workers_jobs_are_rescued(house: House) -> None:
     await house.add_many(4)
     dead = await house.claim(2, worker="dead")

@@ -124,9 +124,11 @@ UPDATE job SET state = :state, result = :result, error = :error, ended_us = :now
  WHERE id = :id AND state = 'running' AND fence = :fence;
 
 -- name: requeue_job
--- Running to ready: retried, snoozed, returned or rescued.
--- params: id, fence, run_at_us, due, counts, crashed, error, now_us
-UPDATE job SET state = 'ready', run_at_us = :run_at_us, due = :due, attempt = attempt - 1 + :counts, crashes = crashes + :crashed,
+-- Running to ready: retried, snoozed, returned or rescued.  Who snoozes is alive: crashes before that count no more, nor do the
+-- attempts that they were.
+-- params: id, fence, run_at_us, due, counts, crashed, snoozed, error, now_us
+UPDATE job SET state = 'ready', run_at_us = :run_at_us, due = :due,
+               attempt = attempt - 1 + :counts - crashes * :snoozed, crashes = (crashes + :crashed) * (1 - :snoozed),
                error = COALESCE(:error, error), lease_by = NULL, version = version + 1, updated_us = :now_us
  WHERE id = :id AND state = 'running' AND fence = :fence
 RETURNING version;
