@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from bench.figure import Figure
-from bench.figures import cadence, full_table, huawei, idle, image_import, latency, list_page, status_get, submit_http, throughput
+from bench.figures import (
+    cadence,
+    full_table,
+    huawei,
+    idle,
+    image_import,
+    latency,
+    list_page,
+    qiniu,
+    status_get,
+    submit_http,
+    throughput,
+)
 
 FIGURES: tuple[Figure, ...] = (
     throughput.SINGLY,
@@ -18,5 +30,6 @@ FIGURES: tuple[Figure, ...] = (
     image_import.FIGURE,
     huawei.QUERY,
     huawei.CREATE,
+    qiniu.STATUS,
     cadence.FIGURE,
 )
