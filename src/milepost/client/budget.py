@@ -2,9 +2,10 @@
 
 Theory
 A token bucket: `rate_per_s` tokens a second, at most `burst` of them kept, one for each request.  A server that asks to slow
-down (429, 503) halves the rate and closes the bucket for as long as it asked; each good answer later opens it a little more,
-until it is at what was allowed.  Without a `Limit` there is no bucket until the server asks for one: the rate that it objected to
-is then known, and half of it is where the bucket starts.
+down (429, 503) halves the rate and closes the bucket for as long as it asked.  Each good answer later opens it a little more, up
+to what was allowed: soon to nine tenths of what was too fast, slowly beyond; so some refusals in a hundred, which have nothing
+to do with the rate, do not bring it down.  Without a `Limit` there is no bucket until the server asks for one: the rate that it
+objected to is then known, and half of it is where the bucket starts.
 
 Rules
 1. A budget delays; it never fails anything.
@@ -24,11 +25,14 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-FLOOR_PER_S = 1 / 60  # no server is asked less often than that
-MEMORY_S = 10.0  # over which the rate of requests is measured, where no limit was given
-REGAIN = 1 / 60  # of the rate that was too fast, regained a second
+FLOOR_PER_S = 0.1  # no server is asked less often than that
+LOW_PER_S = 1.0  # nor less often than that, unless it refuses many times in a row
+MANY = 3
+MEMORY_S = 2.0  # over which the rate of requests is measured, where no limit was given
+REGAIN, REGAIN_SLOWLY = 1.1, 1.02  # by which each good answer raises the rate; slowly near the one that was too fast,
+NEAR, LONG_S = 0.9, 60.0  # until it was that for so long
 RESERVE = 0.1  # of a window's requests may come at once
-PAUSE_S, PAUSE_CAP_S = 1.0, 60.0  # closed for so long after a 429 without Retry-After, doubled each time in a row
+PAUSE_S, PAUSE_CAP_S = 0.5, 60.0  # closed for so long after a 429 without Retry-After, doubled each time in a row
 RETRY_AFTER_CAP_S = 600.0
 AWAKE_S = 1.0  # one whose turn has come and who does not ask for so long is passed over
 LEAST_S = 0.005  # before one that is not first asks again
@@ -105,8 +109,8 @@ class Budget:
         Rules: the smallest `rank_s` goes first, of those that are awake; `who` names the one that asks, `leave` forgets it.
         """
         with self._lock:
-            closed_s = max(0.0, self._open_s - now_s)
             pause_s = self._pause_s(now_s)
+            closed_s = max(0.0, self._open_s - now_s)
             if self._tokens == math.inf and pause_s <= 0:
                 self._spend(1.0)
                 return 0.0
@@ -127,8 +131,11 @@ class Budget:
                 self._line.pop(id(who), None)
 
     def spend(self, now_s: float) -> None:
-        """Count a request that is sent without asking: a call that nobody lets wait."""
-        self.reserve(now_s)
+        """Count a request that is sent without asking: a call that nobody lets wait.  It takes nothing that is still to come."""
+        with self._lock:
+            self._refill(now_s)
+            self._spend(1.0)
+            self._tokens = max(self._tokens, 0.0)
 
     def pause_s(self, now_s: float) -> float:
         """Seconds until there is a token; nothing is taken."""
@@ -169,8 +176,9 @@ class Budget:
         with self._lock:
             if asked_s is not None and asked_s < self._slowed_s:
                 return
-            self._in_a_row = 0
             self._refill(now_s)
+            self._in_a_row = 0
+            self._regain(now_s)
 
     def tighten(self, limit: Limit) -> None:
         """Keep to this limit too: of two, the slower one counts."""
@@ -187,7 +195,7 @@ class Budget:
         self._refill(now_s)
         closed_s = max(0.0, self._open_s - now_s)
         if self._tokens >= 1.0 - 1e-9:
-            return closed_s
+            return closed_s if closed_s > 1e-9 else 0.0
         return closed_s + (1.0 - self._tokens) / self._rate_per_s
 
     def _spend(self, tokens: float) -> None:
@@ -208,17 +216,17 @@ class Budget:
         if self._rate_per_s == math.inf:
             return
         self._tokens = min(self._burst, self._tokens + open_s * self._rate_per_s)
-        if self.throttled and self._in_a_row == 0:
-            self._regain(open_s)
 
-    def _regain(self, passed_s: float) -> None:
+    def _regain(self, now_s: float) -> None:
         most_per_s = math.inf if self._limit is None else self._limit.rate_per_s
-        self._rate_per_s = min(most_per_s, self._rate_per_s + self._too_fast_per_s * REGAIN * passed_s)
+        near = self._rate_per_s >= NEAR * self._too_fast_per_s and now_s - self._slowed_s < LONG_S
+        self._rate_per_s = min(most_per_s, self._rate_per_s * (REGAIN_SLOWLY if near else REGAIN))
         self._burst = self._burst_of(self._rate_per_s)
 
     def _halve(self, now_s: float) -> None:
-        self._too_fast_per_s = min(self._rate_per_s, max(self._recent / MEMORY_S, FLOOR_PER_S))
-        self._rate_per_s = max(FLOOR_PER_S, self._too_fast_per_s / 2)
+        self._too_fast_per_s = min(self._rate_per_s, max(self._recent / MEMORY_S, 2 * LOW_PER_S))
+        floor_per_s = FLOOR_PER_S if self._in_a_row >= MANY else LOW_PER_S
+        self._rate_per_s = min(self._rate_per_s, max(floor_per_s, self._too_fast_per_s / 2))
         self._burst = self._burst_of(self._rate_per_s)
         self._tokens = min(self._tokens, 1.0)  # what was saved up is what was too much
         self._slowed_s = now_s

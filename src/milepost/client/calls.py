@@ -202,6 +202,7 @@ class EventParser:
 
     def __init__(self, last_id: int = 0) -> None:
         self.last_id = last_id
+        self.last_known = False  # whether the stream said where it is
         self._rest = b""
 
     def feed(self, part: bytes) -> list[native_wire.NativeEvent]:
@@ -214,7 +215,7 @@ class EventParser:
                 name, _, value = line.partition(b":")
                 value = value.removeprefix(b" ")
                 if name == b"id" and value.isdigit():
-                    self.last_id = int(value)
+                    self.last_id, self.last_known = int(value), True
                 elif name == b"data":
                     data.append(value)
             if data:

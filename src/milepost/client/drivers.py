@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any, TypeVar
 
+from milepost.client.flights import AsyncFlights, Crew, Flights, nap, nap_async
 from milepost.client.session import Reply
-from milepost.client.steps import Ask, Emit, Gather, Open, Read, Sleep, Steps
+from milepost.client.steps import Ask, Collect, Emit, Open, Read, Send, Sleep, Step, Steps
 from milepost.client.transport import AsyncParts, AsyncTransport, Parts, Transport
 from milepost.errors import Unreachable
 
 T = TypeVar("T")
 
 CLOSED = "the client is closed"
-THREADS = 8  # requests that one Gather puts at the same time
 
 
 class _Hand:
@@ -51,18 +49,27 @@ class _Hand:
                 self._answers.put((None, error))
 
 
-class _Streams:
-    """The one stream that a conversation has open."""
+class _Open:
+    """What a conversation has open: one stream that it reads, and the requests that it does not wait for."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport, self._stack = transport, ExitStack()
+    def __init__(self, transport: Transport, crew: Crew, steps: Steps[Any]) -> None:
+        self._transport, self._crew, self._steps, self._stack = transport, crew, steps, ExitStack()
         self._parts: Parts | None = None
+        self._flights: Flights | None = None
 
-    def __enter__(self) -> _Streams:
+    def __enter__(self) -> _Open:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._steps.close()
+        if self._flights is not None:
+            self._flights.close()
         self._stack.close()
+
+    @property
+    def flights(self) -> Flights:
+        self._flights = self._flights or Flights(self._transport, self._crew)
+        return self._flights
 
     def open(self, step: Open) -> Reply:
         self._stack.close()
@@ -81,17 +88,17 @@ class _Streams:
 
 
 class Driver:
-    """Does what the steps say, on the calling thread; a Gather of several uses a few threads of the client's own."""
+    """Does what the steps say, on the calling thread; what is not waited for, in a few threads of the client's own."""
 
     def __init__(self, transport: Transport, sleep: Callable[[float], None]) -> None:
         self._transport, self._sleep = transport, sleep
-        self._threads: ThreadPoolExecutor | None = None
+        self._crew = Crew()
         self._hand: _Hand | None = None
         self._closed = False
 
     def run(self, steps: Steps[T], emit: Callable[[Any], None] | None = None) -> T:
         """The conversation's own result; what it emits goes to `emit`."""
-        with _Streams(self._transport) as streams:
+        with _Open(self._transport, self._crew, steps) as streams:
             reply: Any = None
             while True:
                 try:
@@ -107,7 +114,7 @@ class Driver:
 
     def iterate(self, steps: Steps[Any]) -> Iterator[Any]:
         """What the conversation emits, as it goes on."""
-        with _Streams(self._transport) as streams:
+        with _Open(self._transport, self._crew, steps) as streams:
             reply: Any = None
             while True:
                 try:
@@ -120,10 +127,10 @@ class Driver:
                 else:
                     reply = self._interruptible(step, streams)
 
-    def _interruptible(self, step: Ask | Gather | Sleep | Open | Read, streams: _Streams) -> Any:
+    def _interruptible(self, step: Step, streams: _Open) -> Any:
         if self._closed:
             raise RuntimeError(CLOSED)
-        if isinstance(step, Sleep) or threading.current_thread() is not threading.main_thread():
+        if isinstance(step, Sleep | Send | Collect) or threading.current_thread() is not threading.main_thread():
             return self._do(step, streams)  # signals are handled in the main thread only
         hand, self._hand = self._hand or _Hand(), None
         try:
@@ -134,19 +141,19 @@ class Driver:
         self._hand = hand
         return reply
 
-    def _do(self, step: Ask | Gather | Sleep | Open | Read, streams: _Streams) -> Any:
+    def _do(self, step: Step, streams: _Open) -> Any:
         if isinstance(step, Ask):
             return self._send(step)
         if isinstance(step, Sleep):
-            return self._sleep(step.delay_s)
+            return self._sleep(step.delay_s) if step.inbox is None else nap(step.delay_s, step.inbox)
+        if isinstance(step, Send):
+            return streams.flights.start(step)
+        if isinstance(step, Collect):
+            return streams.flights.collect(step.delay_s, step.inbox)
         if isinstance(step, Open):
             return streams.open(step)
-        if isinstance(step, Read):
-            return streams.read()
-        if len(step.asks) < 2:
-            return [self._send(ask) for ask in step.asks]
-        self._threads = self._threads or ThreadPoolExecutor(THREADS, thread_name_prefix="milepost-client")
-        return list(self._threads.map(self._send, step.asks))
+        assert isinstance(step, Read)
+        return streams.read()
 
     def _send(self, ask: Ask) -> Reply:
         try:
@@ -158,25 +165,33 @@ class Driver:
         if self._closed:
             return
         self._closed = True
-        if self._threads is not None:
-            self._threads.shutdown(wait=True)
+        self._crew.stop()
         if self._hand is not None:
             self._hand.stop()
         self._transport.close()
 
 
-class _AsyncStreams:
-    """The one stream that a conversation has open."""
+class _AsyncOpen:
+    """What a conversation has open: one stream that it reads, and the requests that it does not wait for."""
 
-    def __init__(self, transport: AsyncTransport) -> None:
-        self._transport, self._stack = transport, AsyncExitStack()
+    def __init__(self, transport: AsyncTransport, steps: Steps[Any]) -> None:
+        self._transport, self._steps, self._stack = transport, steps, AsyncExitStack()
         self._parts: AsyncParts | None = None
+        self._flights: AsyncFlights | None = None
 
-    async def __aenter__(self) -> _AsyncStreams:
+    async def __aenter__(self) -> _AsyncOpen:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._steps.close()
+        if self._flights is not None:
+            await self._flights.close()
         await self._stack.aclose()
+
+    @property
+    def flights(self) -> AsyncFlights:
+        self._flights = self._flights or AsyncFlights(self._transport)
+        return self._flights
 
     async def open(self, step: Open) -> Reply:
         await self._stack.aclose()
@@ -203,7 +218,7 @@ class AsyncDriver:
 
     async def run(self, steps: Steps[T], emit: Callable[[Any], None] | None = None) -> T:
         """The conversation's own result; what it emits goes to `emit`."""
-        async with _AsyncStreams(self._transport) as streams:
+        async with _AsyncOpen(self._transport, steps) as streams:
             reply: Any = None
             while True:
                 try:
@@ -219,7 +234,7 @@ class AsyncDriver:
 
     async def iterate(self, steps: Steps[Any]) -> AsyncIterator[Any]:
         """What the conversation emits, as it goes on."""
-        async with _AsyncStreams(self._transport) as streams:
+        async with _AsyncOpen(self._transport, steps) as streams:
             reply: Any = None
             while True:
                 try:
@@ -232,18 +247,21 @@ class AsyncDriver:
                 else:
                     reply = await self._do(step, streams)
 
-    async def _do(self, step: Ask | Gather | Sleep | Open | Read, streams: _AsyncStreams) -> Any:
+    async def _do(self, step: Step, streams: _AsyncOpen) -> Any:
         if self._closed:
             raise RuntimeError(CLOSED)
         if isinstance(step, Ask):
             return await self._send(step)
         if isinstance(step, Sleep):
-            return await self._sleep(step.delay_s)
+            return await (self._sleep(step.delay_s) if step.inbox is None else nap_async(step.delay_s, step.inbox))
+        if isinstance(step, Send):
+            return streams.flights.start(step)
+        if isinstance(step, Collect):
+            return await streams.flights.collect(step.delay_s, step.inbox)
         if isinstance(step, Open):
             return await streams.open(step)
-        if isinstance(step, Read):
-            return await streams.read()
-        return list(await asyncio.gather(*(self._send(ask) for ask in step.asks)))
+        assert isinstance(step, Read)
+        return await streams.read()
 
     async def _send(self, ask: Ask) -> Reply:
         try:

@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 import logging
+import sys
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -53,6 +54,7 @@ class Known(msgspec.Struct):
     first_s: float | None = None  # monotonic instant of the first answer
     first_age_s: float = 0.0  # the job's age at that instant, by the server's own clock
     heard_s: float | None = None  # monotonic instant of the last answer
+    asked_s: float | None = None  # monotonic instant of the last answer to a probe of this job alone
     in_a_row: int = 0  # probes without a usable answer
     unreadable: int = 0
 
@@ -68,6 +70,11 @@ class Known(msgspec.Struct):
         """Of the job, seconds: independent of this machine's wall clock."""
         return 0.0 if self.first_s is None else self.first_age_s + now_s - self.first_s
 
+    def slim(self) -> None:
+        """Of a job that is not final, keep what a bulk wait needs: no raw answer, no texts of its own."""
+        if self.view is not None and not self.view.done and self.view.raw is not None:
+            self.view = slimmed(self.view)
+
     def learn(self, view: JobView) -> bool:
         """Take a view; False when it says nothing new."""
         if self.done and not view.done:
@@ -76,14 +83,38 @@ class Known(msgspec.Struct):
         return old is None or old != view
 
 
-def absorb(session: Session, known: Known, reply: Reply, cadence: Cadence) -> float:
-    """Learn from the reply to a probe; returns the pause before the next one, seconds.
+def slimmed(view: JobView) -> JobView:
+    """The view without what the cloud may have written much of; the words that many jobs share are kept once."""
+    return JobView(
+        id=view.id,
+        kind=sys.intern(view.kind),
+        state=view.state,
+        status=sys.intern(view.status),
+        project=None if view.project is None else sys.intern(view.project),
+        parent_id=view.parent_id,
+        created_us=view.created_us,
+        started_us=view.started_us,
+        updated_us=view.updated_us,
+    )
+
+
+def take_listed(session: Session, known: Known, view: JobView, reply: Response, *, probes: int = 1) -> None:
+    """Learn from a view out of a list's answer."""
+    now_s = session.clock.monotonic_s()
+    known.stats.probes += probes
+    known.in_a_row, known.heard_s = 0, now_s
+    take(session, known, view, reply, now_s)
+    known.slim()
+
+
+def absorb(session: Session, known: Known, reply: Reply, cadence: Cadence, *, probes: int = 1) -> float:
+    """Learn from the reply to a probe; returns the pause before the next one, seconds.  `probes`: 0 for somebody else's.
 
     Errors: what ends a wait: Unauthenticated, Forbidden, NotFound, Expired, and others of the caller's; ProtocolError when
     the answers are none of the API's.
     """
     now_s = session.clock.monotonic_s()
-    known.stats.probes += 1
+    known.stats.probes += probes
     if isinstance(reply, Response):
         named = reply.headers.get("x-openstack-request-id") or reply.headers.get("x-request-id")
         known.stats.request_id = named or known.stats.request_id  # the last one that the server itself answered
@@ -114,7 +145,7 @@ def take(session: Session, known: Known, view: JobView, reply: Response, now_s: 
 
 
 def _answered(session: Session, known: Known, reply: Response, cadence: Cadence, now_s: float) -> float:
-    known.in_a_row, known.heard_s = 0, now_s
+    known.in_a_row, known.heard_s, known.asked_s = 0, now_s, now_s
     return cadence.after_answer(known.age_s(now_s), retry_after_s(reply.headers), session.random, session.durations(known.view))
 
 

@@ -18,14 +18,16 @@ from urllib.parse import quote
 
 import msgspec
 
+from milepost.client.budget import BUDGETS, Budget, Budgets, Limit
 from milepost.client.cadence import Cadence
 from milepost.client.cadence import retry_after_s as read_retry_after
 from milepost.client.dialects import PROJECT, Dialect
 from milepost.client.durations import Durations, History
 from milepost.client.handle import Handle
 from milepost.client.identity import Credentials, read_token, token_request
+from milepost.client.places import PLACES, Place, Places
 from milepost.client.signing import Signer
-from milepost.client.steps import Ask, Gather, Sleep, Steps
+from milepost.client.steps import Ask, Send, Sleep, Steps
 from milepost.clock import Clock
 from milepost.errors import InvalidInput, MilepostError, Throttled, Unauthenticated, Unreachable
 from milepost.wire import JobView, Request, Response
@@ -54,6 +56,9 @@ class Session:
         cadence: Cadence | None = None,
         random: Callable[[], float] = random.random,
         history: History | None = None,
+        limit: Limit | None = None,
+        budgets: Budgets = BUDGETS,
+        places: Places = PLACES,
     ) -> None:
         if endpoint is not None and not endpoint.startswith(("http://", "https://")):
             raise InvalidInput(f"the endpoint is {endpoint!r}; it must begin with http:// or https://", path="$.endpoint")
@@ -74,6 +79,9 @@ class Session:
         self.request_timeout_s, self.patience_s = request_timeout_s, patience_s
         self.cadence = cadence or Cadence()
         self.history = history or History()
+        self._limit, self._budgets, self._places = limit, budgets, places
+        self._budget: Budget | None = None
+        self._place: Place | None = None
         self._token = token
         self._warned: set[str] = set()
 
@@ -97,23 +105,30 @@ class Session:
                 reply = yield Ask(self.addressed(request), timeout_s or self.request_timeout_s)
         return self._whole(reply)
 
-    def ask_all(self, requests: list[Request]) -> Steps[list[Reply]]:
-        """As `ask`, for independent requests."""
+    def send(self, tag: Any, request: Request, *, timeout_s: float | None = None) -> Steps[Unreachable | None]:
+        """Begin to send it; what comes back is for `received`.  An Unreachable when nobody could be asked for a token."""
         refused = yield from self.ensure_token()
-        if refused is not None:
-            return [refused] * len(requests)
-        token = self._token
-        replies: list[Reply] = yield Gather(tuple(Ask(self.addressed(one), self.request_timeout_s) for one in requests))
-        unknown = [index for index, reply in enumerate(replies) if isinstance(reply, Response) and reply.status == 401]
-        renewed = (yield from self._renew(token)) if unknown else False
-        if isinstance(renewed, Unreachable):
-            for index in unknown:
-                replies[index] = renewed
-        elif renewed:
-            again = yield Gather(tuple(Ask(self.addressed(requests[index]), self.request_timeout_s) for index in unknown))
-            for index, reply in zip(unknown, again, strict=True):
-                replies[index] = reply
-        return [self._whole(reply) for reply in replies]
+        if refused is None:
+            yield Send(tag, Ask(self.addressed(request), timeout_s or self.request_timeout_s))
+        return refused
+
+    def received(self, reply: Reply, token: str | None) -> Steps[Reply | None]:
+        """The reply to a request that was sent with this token; None when it is to be sent again, with a new one.
+
+        Errors: Unauthenticated when the credentials are refused.
+        """
+        if isinstance(reply, Response) and reply.status == 401:
+            renewed = yield from self._renew(token)
+            if isinstance(renewed, Unreachable):
+                return renewed
+            if renewed:
+                return None
+        return self._whole(reply)
+
+    @property
+    def token(self) -> str | None:
+        """The one that requests carry now."""
+        return self._token
 
     def _whole(self, reply: Reply) -> Reply:
         """The reply; a good one that says that it is JSON, and is not, was cut off by something in between."""
@@ -135,7 +150,10 @@ class Session:
         started_s = self.clock.monotonic_s()
         failures = 0
         while True:
+            asked_s = self.clock.monotonic_s()
+            self.budget.spend(asked_s)
             reply = yield from self.ask(request)
+            self.heed(reply, asked_s)
             if isinstance(reply, Response) and 200 <= reply.status < 300:
                 return reply
             failures += 1
@@ -231,6 +249,48 @@ class Session:
                 hint="give the endpoint itself, or check region and interface",
             )
         return self.dialect.endpoint(endpoints[wanted])
+
+    # --- what all clients of the process share ----------------------------------------------------------------------
+
+    @property
+    def budget(self) -> Budget:
+        """Of requests to this server in the name of this project."""
+        if self._budget is None:
+            where = self.endpoint or (self.credentials.auth_url if self.credentials is not None else "")
+            budget = self._budgets.of(where, self.project, self._limit)
+            if self.endpoint is None:  # before the identity service told it
+                return budget
+            self._budget = budget
+        return self._budget
+
+    @property
+    def place(self) -> Place:
+        """Who waits for which job here, of those who ask with the same identity."""
+        if self._place is None:
+            who = self._signer or self.credentials or self._token
+            self._place = self._places.of((self.dialect.name, self.endpoint, self.project, who))
+        return self._place
+
+    def turn(self, rank_s: float, who: object, cadence: Cadence) -> float:
+        """0 when a probe may be sent now, and was counted; else the pause before this one asks again.
+
+        The user's own interval is kept to, unless the user set a limit, too.
+        """
+        now_s = self.clock.monotonic_s()
+        if cadence.every_s is not None and self.budget.limit is None:
+            self.budget.spend(now_s)
+            return 0.0
+        return self.budget.turn(now_s, rank_s, who)
+
+    def heed(self, reply: Reply, asked_s: float) -> None:
+        """Slow down or speed up, as the reply to a probe says."""
+        if not isinstance(reply, Response):
+            return
+        now_s = self.clock.monotonic_s()
+        if reply.status in (429, 503):
+            self.budget.slow_down(now_s, read_retry_after(reply.headers), asked_s=asked_s)
+        elif reply.status < 500:
+            self.budget.speed_up(now_s, asked_s=asked_s)
 
     # --- what a user is told ----------------------------------------------------------------------------------------
 

@@ -6,57 +6,32 @@ deadline, which is the server's business.  When the wait's is over, `WaitTimeout
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from milepost.client.bulk import Bulk
 from milepost.client.cadence import Cadence
 from milepost.client.calls import EventParser, open_stream
 from milepost.client.dialects import Query
+from milepost.client.ends import QUIET_S, Deadline, given_up
 from milepost.client.known import Known, absorb, take
+from milepost.client.places import LOOK_S, News
 from milepost.client.session import Session
-from milepost.client.steps import Emit, Read, Sleep, Steps
+from milepost.client.steps import Emit, Inbox, Read, Sleep, Steps
 from milepost.errors import (
     JobCancelled,
     JobFailed,
     MilepostError,
     PartialFailure,
     ProtocolError,
-    Unauthenticated,
-    Unreachable,
-    WaitTimeout,
 )
 from milepost.job import State
 from milepost.wire import JobView, Response
 
-QUIET_S = 300.0  # a wait without a timeout gives up on a server that has not answered for so long
-TOGETHER = 16  # probes put at once where the wire cannot ask for many jobs in one request
-SOON_S = 0.5  # a probe due so soon joins a request that goes out now
 TREE_MAX = 1000  # jobs of a tree that are shown
 REFRESH_S = 0.2  # least time between two looks at a job whose stream is busy
-
-
-class Deadline:
-    """The end of one wait."""
-
-    def __init__(self, session: Session, timeout_s: float | None) -> None:
-        self._now_s = session.clock.monotonic_s
-        self.started_s = self._now_s()
-        self._end_s = float("inf") if timeout_s is None else self.started_s + timeout_s
-
-    @property
-    def left_s(self) -> float:
-        return max(0.0, self._end_s - self._now_s())
-
-    @property
-    def elapsed_s(self) -> float:
-        return self._now_s() - self.started_s
-
-    @property
-    def open_ended(self) -> bool:
-        return self._end_s == float("inf")
 
 
 # --- one job ------------------------------------------------------------------------------------------------------------
@@ -79,24 +54,106 @@ def wait(
     deadline = Deadline(session, timeout_s)
     cadence = cadence or session.cadence
     last: JobView | None = None
-    while True:
-        delay_s = 0.0
-        if not known.done:
-            delay_s = yield from probe(session, known, cadence, deadline, changes=changes)
-        if changes and known.view is not None and known.view != last:
-            last = known.view
-            yield Emit(last)
-        if known.done:
-            break
-        yield from _pause(session, known, deadline, delay_s)
+    probing = Probing(session, known, cadence, deadline, changes=changes)
+    try:
+        while True:
+            if not known.done:
+                yield from probing.step()
+            if changes and known.view is not None and known.view != last:
+                last = known.view
+                yield Emit(last)
+            if known.done:
+                break
+    finally:
+        probing.leave()
     assert known.view is not None
     if raise_on_failure:
         yield from check(session, known, deadline.elapsed_s)
     return known.view
 
 
-def probe(session: Session, known: Known, cadence: Cadence, deadline: Deadline, *, changes: bool) -> Steps[float]:
-    """Ask once, as a long poll where the wire has it; returns the pause before the next probe, seconds."""
+class Probing:
+    """One wait's part in asking about its job: it asks, when its turn has come, or is told by the wait that does."""
+
+    def __init__(self, session: Session, known: Known, cadence: Cadence, deadline: Deadline, *, changes: bool) -> None:
+        self._session, self._known, self._cadence, self._deadline = session, known, cadence, deadline
+        self._changes = changes
+        # Those that want each change ask otherwise than those that want the end: told apart, neither misses anything.
+        self._key = f"{known.id} changes" if changes else known.id
+        self._inbox = Inbox()
+        self._due_s = deadline.started_s
+        self._asked = False
+
+    def step(self) -> Steps[None]:
+        """Ask or listen once, or pause.  Errors: WaitTimeout, Unreachable; what ends the wait."""
+        session, known, now_s = self._session, self._known, self._session.clock.monotonic_s()
+        if news := self._inbox.take():
+            for one in news:
+                self._hear(one)
+            return
+        if not session.place.join(self._key, self._inbox, now_s):
+            yield from self._pause(LOOK_S)
+            return
+        if self._due_s > now_s:
+            yield from self._pause(self._due_s - now_s)
+            if session.clock.monotonic_s() < self._due_s:
+                return  # told meanwhile, or the time is over
+        rank_s = self._due_s + self._cadence.share * known.age_s(now_s)
+        if (pause_s := session.turn(rank_s, self, self._cadence)) > 0:
+            yield from self._pause(pause_s)
+            return
+        self._asked = True
+        self._inbox.quiet_until_s = session.clock.monotonic_s() + session.request_timeout_s + session.dialect.long_poll_s
+        delay_s = yield from self._probe()
+        self._due_s = session.clock.monotonic_s() + delay_s
+        self._inbox.quiet_until_s = self._due_s
+        if not known.done:
+            self._check_end()
+
+    def _hear(self, news: News) -> None:
+        if news.view is not None:
+            self._known.in_a_row, self._known.heard_s = 0, self._session.clock.monotonic_s()
+            take(self._session, self._known, news.view, news.reply, self._known.heard_s)
+        elif news.reply is not None:
+            absorb(self._session, self._known, news.reply, self._cadence, probes=0)
+        self._asked = True
+
+    def _probe(self) -> Steps[float]:
+        session, known = self._session, self._known
+        heard: list[Any] = []
+        try:
+            return (yield from probe(session, known, self._cadence, self._deadline, changes=self._changes, heard=heard))
+        finally:
+            view = known.view if known.in_a_row == 0 else None
+            for reply in heard:
+                session.place.tell(News(self._key, reply, view), self._inbox)
+
+    def _pause(self, delay_s: float) -> Steps[None]:
+        """Sleep, but not beyond the end.  Errors: WaitTimeout, Unreachable."""
+        self._check_end()
+        left_s = self._deadline.left_s
+        if delay_s > 0:
+            yield Sleep(min(delay_s, left_s) if left_s else delay_s, self._inbox)
+        if not self._inbox:
+            self._check_end()
+
+    def _check_end(self) -> None:
+        deadline, known = self._deadline, self._known
+        now_s = self._session.clock.monotonic_s()
+        quiet_s = now_s - (deadline.started_s if known.heard_s is None else max(known.heard_s, deadline.started_s))
+        if (self._asked and deadline.left_s <= 0) or (deadline.open_ended and known.in_a_row and quiet_s > QUIET_S):
+            raise given_up(self._session, known, deadline, quiet_s)
+
+    def leave(self) -> None:
+        """The wait is over, whatever ended it."""
+        self._session.budget.leave(self)
+        self._session.place.leave([self._key], self._inbox)
+
+
+def probe(
+    session: Session, known: Known, cadence: Cadence, deadline: Deadline, *, changes: bool, heard: list[Any] | None = None
+) -> Steps[float]:
+    """Ask once, as a long poll where the wire has it; returns the pause before the next probe, seconds.  `heard`: the reply."""
     dialect = session.dialect
     long_s = 0.0 if cadence.every_s is not None else min(dialect.long_poll_s, deadline.left_s)
     if known.in_a_row or (changes and known.etag is None):  # a server in trouble is not kept busy; the first view is due at once
@@ -105,6 +162,9 @@ def probe(session: Session, known: Known, cadence: Cadence, deadline: Deadline, 
     asked_s, before = session.clock.monotonic_s(), known.view
     timeout_s = min(session.request_timeout_s, max(deadline.left_s, 1.0)) + long_s
     reply = yield from session.ask(dialect.probe(known.id, etag=etag, wait_s=long_s), timeout_s=timeout_s)
+    if heard is not None:
+        heard.append(reply)
+    session.heed(reply, asked_s)
     delay_s = absorb(session, known, reply, cadence)
     took_s = session.clock.monotonic_s() - asked_s
     if changes and etag is None and known.etag is not None:
@@ -112,40 +172,6 @@ def probe(session: Session, known: Known, cadence: Cadence, deadline: Deadline, 
     if not known.in_a_row and long_s >= 1 and (took_s >= 0.8 * long_s or (changes and known.view != before)):
         return 0.0  # the server did the waiting
     return delay_s
-
-
-def _pause(session: Session, known: Known, deadline: Deadline, delay_s: float) -> Steps[None]:
-    """Sleep, but not beyond the end.  Errors: WaitTimeout, Unreachable."""
-    now_s = session.clock.monotonic_s()
-    quiet_s = now_s - (deadline.started_s if known.heard_s is None else max(known.heard_s, deadline.started_s))
-    if deadline.left_s <= 0 or (deadline.open_ended and known.in_a_row and quiet_s > QUIET_S):
-        raise _given_up(session, known, deadline, quiet_s)
-    if delay_s > 0:
-        yield Sleep(min(delay_s, deadline.left_s))
-
-
-def _given_up(session: Session, known: Known, deadline: Deadline, quiet_s: float) -> MilepostError:
-    counts: dict[str, Any] = {"probes": known.stats.probes, "failures": known.stats.failures, "throttled": known.stats.throttled}
-    hint = session.command("wait", known.id)
-    if known.view is None or deadline.open_ended:
-        return Unreachable(
-            f"no usable answer about job {known.id} for {quiet_s:.0f} s: {known.stats.last_error}",
-            job_id=known.id,
-            elapsed_s=deadline.elapsed_s,
-            hint=hint,
-            request_id=known.stats.request_id,
-            last_error=known.stats.last_error,
-            **counts,
-        )
-    return WaitTimeout(
-        known.id,
-        state=known.state,
-        waited_s=round(deadline.elapsed_s, 1),
-        hint=hint,
-        request_id=known.stats.request_id,
-        last_error=known.stats.last_error,
-        **counts,
-    )
 
 
 def check(session: Session, known: Known, elapsed_s: float) -> Steps[None]:
@@ -206,134 +232,10 @@ def _sub_jobs(session: Session, parent_id: str, limit: int) -> Steps[list[JobVie
 def as_completed(session: Session, jobs: Sequence[Known], *, timeout_s: float | None, cadence: Cadence | None) -> Steps[None]:
     """Emits each Known once it is final, or once nothing more can be learnt of it (its `error` says why), as it happens.
 
-    Theory: one heap of due probes, no task or thread for a job.  Where the wire can ask for many jobs in one request, what is
-    due soon rides along; the last job left is waited for with a long poll.
+    Theory: `bulk.py`.
     Errors: WaitTimeout naming a job that was not final, with `pending` ids; Unauthenticated.
     """
-    deadline = Deadline(session, timeout_s)
-    cadence = cadence or session.cadence
-    bulk = session.dialect.bulk_max
-    due: list[tuple[float, int]] = [(deadline.started_s, index) for index in range(len(jobs))]
-    heard_s = float("-inf")  # when the server last answered about any of them
-    while due:
-        now_s = session.clock.monotonic_s()
-        if len(due) == 1 and session.dialect.long_poll_s:
-            batch = [heapq.heappop(due)[1]]
-        else:
-            batch = _take_due(due, now_s, bulk or TOGETHER, SOON_S if bulk else 0.0)
-        if not batch:
-            if deadline.left_s <= 0:
-                raise _many_given_up(session, [jobs[index] for _, index in due], deadline)
-            yield Sleep(min(due[0][0] - now_s, deadline.left_s))
-            continue
-        asked = [jobs[index] for index in batch]
-        throttled = [known.stats.throttled for known in asked]
-        delays = yield from _probe_many(session, asked, cadence, deadline, alone=not due and len(batch) == 1)
-        heard_s = session.clock.monotonic_s() if any(known.in_a_row == 0 for known in asked) else heard_s
-        if session.clock.monotonic_s() - heard_s < cadence.failure_cap_s:
-            _forgive(asked, throttled)
-        asked_s = session.clock.monotonic_s()
-        for index, delay_s in zip(batch, delays, strict=True):
-            if jobs[index].done or jobs[index].error is not None:
-                yield Emit(jobs[index])
-            else:
-                heapq.heappush(due, (asked_s + delay_s, index))
-        if due and deadline.left_s <= 0:
-            raise _many_given_up(session, [jobs[index] for _, index in due], deadline)
-        _check_quiet(session, [jobs[index] for _, index in due], deadline)
-
-
-def _take_due(due: list[tuple[float, int]], now_s: float, most: int, soon_s: float) -> list[int]:
-    batch: list[int] = []
-    if due and due[0][0] <= now_s:
-        while due and len(batch) < most and due[0][0] <= now_s + soon_s:
-            batch.append(heapq.heappop(due)[1])
-    return batch
-
-
-def _forgive(asked: list[Known], throttled: list[int]) -> None:
-    """While the server answers about some jobs, bad luck with another one is no reason to leave that one alone for longer."""
-    for known, before in zip(asked, throttled, strict=True):
-        if known.stats.throttled == before:
-            known.in_a_row = min(known.in_a_row, 1)
-
-
-def _probe_many(session: Session, jobs: list[Known], cadence: Cadence, deadline: Deadline, *, alone: bool) -> Steps[list[float]]:
-    """Ask about these jobs; returns their pauses.  A job about which nothing more can be learnt gets its `error`."""
-    if alone:
-        try:
-            return [(yield from probe(session, jobs[0], cadence, deadline, changes=False))]
-        except MilepostError as error:
-            return [_keep_error(jobs[0], error)]
-    if session.dialect.bulk_max and len(jobs) > 1:
-        return (yield from _probe_listed(session, jobs, cadence))
-    return (yield from _probe_each(session, jobs, cadence))
-
-
-def _probe_each(session: Session, jobs: list[Known], cadence: Cadence) -> Steps[list[float]]:
-    delays = []
-    for start in range(0, len(jobs), TOGETHER):
-        group = jobs[start : start + TOGETHER]
-        replies = yield from session.ask_all([session.dialect.probe(known.id) for known in group])
-        for known, reply in zip(group, replies, strict=True):
-            try:
-                delays.append(absorb(session, known, reply, cadence))
-            except MilepostError as error:
-                delays.append(_keep_error(known, error))
-    return delays
-
-
-def _probe_listed(session: Session, jobs: list[Known], cadence: Cadence) -> Steps[list[float]]:
-    """One list request for all; those that are final, or not in the answer, are then asked for by their id."""
-    ids = tuple(known.id for known in jobs)
-    reply = yield from session.ask(session.dialect.list_jobs(Query(ids=ids, page_size=len(ids))))
-    if not (isinstance(reply, Response) and reply.status == 200):
-        retryable = not isinstance(reply, Response) or session.dialect.read_error(reply, None).retryable
-        if retryable:
-            return [absorb(session, known, reply, cadence) for known in jobs]
-        return (yield from _probe_each(session, jobs, cadence))
-    try:
-        views = {view.id: view for view in session.dialect.read_page(reply).views}
-    except ProtocolError:
-        return (yield from _probe_each(session, jobs, cadence))
-    now_s = session.clock.monotonic_s()
-    delays: dict[int, float] = {}
-    for index, known in enumerate(jobs):
-        view = views.get(known.id)
-        if view is not None and not view.done:
-            known.stats.probes += 1
-            known.in_a_row, known.heard_s = 0, now_s
-            take(session, known, view, reply, now_s)
-            delays[index] = cadence.after_answer(known.age_s(now_s), None, session.random, session.durations(view))
-    rest = [index for index in range(len(jobs)) if index not in delays]
-    found = yield from _probe_each(session, [jobs[index] for index in rest], cadence)
-    delays.update(zip(rest, found, strict=True))
-    return [delays[index] for index in range(len(jobs))]
-
-
-def _keep_error(known: Known, error: MilepostError) -> float:
-    if isinstance(error, Unauthenticated):  # the same for every job: nothing is left to wait for
-        raise error
-    known.error = error
-    return 0.0
-
-
-def _check_quiet(session: Session, pending: list[Known], deadline: Deadline) -> None:
-    if not pending or not deadline.open_ended or not all(known.in_a_row for known in pending):
-        return
-    heard_s = max((known.heard_s or deadline.started_s for known in pending), default=deadline.started_s)
-    if session.clock.monotonic_s() - heard_s > QUIET_S:
-        raise _many_given_up(session, pending, deadline)
-
-
-def _many_given_up(session: Session, pending: list[Known], deadline: Deadline) -> MilepostError:
-    first = next((known for known in pending if known.view is not None), pending[0])
-    error = _given_up(session, first, deadline, deadline.elapsed_s)
-    error.fields["pending"] = [known.id for known in pending]
-    error.hint = session.command("wait", *error.fields["pending"])
-    if len(pending) > 1:
-        error.message = f"{len(pending)} jobs not final after {deadline.elapsed_s:.1f} s, one of them: {error.message}"
-    return error
+    return Bulk(session, jobs, timeout_s=timeout_s, cadence=cadence).run()
 
 
 def check_all(session: Session, jobs: Sequence[Known], elapsed_s: float) -> Steps[None]:
@@ -401,13 +303,20 @@ def watch(session: Session, known: Known, *, timeout_s: float | None, cadence: C
                         if known.done and shown is not None:
                             return shown
                 last_id, delay_s = parser.last_id, 0.0 if part is None and parser.last_id > last_id else delay_s
-        yield from _pause(session, known, deadline, delay_s)
+        quiet_s = session.clock.monotonic_s() - max(known.heard_s or deadline.started_s, deadline.started_s)
+        if deadline.left_s <= 0 or (deadline.open_ended and known.in_a_row and quiet_s > QUIET_S):
+            raise given_up(session, known, deadline, quiet_s)
+        if delay_s > 0:
+            yield Sleep(min(delay_s, deadline.left_s))
 
 
 def _show(
     session: Session, known: Known, cadence: Cadence, tree: bool, shown: JobView | None
 ) -> Steps[tuple[float, JobView | None]]:
+    asked_s = session.clock.monotonic_s()
+    session.budget.spend(asked_s)
     reply = yield from session.ask(session.dialect.probe(known.id))
+    session.heed(reply, asked_s)
     delay_s = absorb(session, known, reply, cadence)
     view = known.view
     if view is not None and tree and any(view.sub_counts.values()):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Generator
 from typing import Any
 
 import msgspec
 
+from milepost.client.budget import Budgets
 from milepost.client.cadence import Cadence
 from milepost.client.dialects import dialect
+from milepost.client.places import Places
 from milepost.client.session import Session
-from milepost.client.steps import Ask, Emit, Gather, Open, Read, Sleep
+from milepost.client.steps import Ask, Collect, Emit, Open, Read, Send, Sleep
 from milepost.errors import Unreachable
 from milepost.job import Progress, State
 from milepost.wire import Request, Response
@@ -46,10 +49,15 @@ class Talk:
         self.clock = VirtualClock()
         self.server, self.stream = server, stream
         self.asked: list[tuple[float, Request]] = []
+        self.opened: list[tuple[float, Request]] = []  # streams
         self.slept: list[float] = []
+        self._back: list[tuple[float, int, Any, Any]] = []
+        self._order = 0
         self.emitted: list[Any] = []
         options.setdefault("cadence", Cadence(jitter=0.0))
         options.setdefault("endpoint", URL)
+        options.setdefault("budgets", Budgets())
+        options.setdefault("places", Places())
         self.session = Session(dialect(wire), options.pop("endpoint"), clock=self.clock, random=lambda: 0.5, **options)
 
     def run(self, steps: Generator[Any, Any, Any], *, steps_max: int = 100_000) -> Any:
@@ -66,8 +74,10 @@ class Talk:
                 self.clock.s += step.delay_s
             elif isinstance(step, Ask):
                 reply = self._ask(step)
-            elif isinstance(step, Gather):
-                reply = [self._ask(ask) for ask in step.asks]
+            elif isinstance(step, Send):
+                self._begin(step)
+            elif isinstance(step, Collect):
+                reply = self._collect(step)
             elif isinstance(step, Emit):
                 self.emitted.append(step.value)
             elif isinstance(step, Open):
@@ -79,15 +89,56 @@ class Talk:
                 reply = parts.pop(0) if parts else None
         raise AssertionError("the conversation does not end")
 
-    def _ask(self, ask: Ask) -> Any:
+    def _begin(self, step: Send) -> None:
+        """What comes back, and when, is known at once."""
+        request = step.request
+        if isinstance(request, Ask):
+            self.asked.append((self.clock.s, request.request))
+            took_s, answer = self._answer(request)
+            self._put(took_s, step.tag, answer)
+            return
+        self.opened.append((self.clock.s, request.ask.request))
+        if self.stream is None:
+            self._put(0.01, step.tag, Response(404, {}, b""))
+            return
+        answer, parts = self.stream(request.ask.request)
+        self._put(0.01, step.tag, answer)
+        if isinstance(answer, Response) and answer.status == 200:
+            at_s = 0.01
+            for part in parts:
+                after_s, part = part if isinstance(part, tuple) else (0.0, part)
+                at_s += after_s
+                self._put(at_s, step.tag, part)
+
+    def _put(self, after_s: float, tag: Any, reply: Any) -> None:
+        self._order += 1
+        heapq.heappush(self._back, (self.clock.s + after_s, self._order, tag, reply))
+
+    def _collect(self, step: Collect) -> list[Any]:
+        end_s = self.clock.s + step.delay_s
+        if not (self._back and self._back[0][0] <= end_s):
+            assert step.delay_s < float("inf"), "nothing will ever come"
+            self.clock.s = end_s
+            return []
+        self.clock.s = max(self.clock.s, self._back[0][0])
+        found = []
+        while self._back and self._back[0][0] <= self.clock.s:
+            _, _, tag, reply = heapq.heappop(self._back)
+            found.append((tag, reply))
+        return found
+
+    def _answer(self, ask: Ask) -> tuple[float, Any]:
         assert ask.timeout_s > 0
-        self.asked.append((self.clock.s, ask.request))
         answer = self.server(ask.request)
-        if isinstance(answer, tuple):
-            took_s, answer = answer
-            if took_s >= ask.timeout_s:
-                took_s, answer = ask.timeout_s, Unreachable("no answer: timed out", sent=True)
-            self.clock.s += took_s
+        took_s, answer = answer if isinstance(answer, tuple) else (0.0, answer)
+        if took_s >= ask.timeout_s:
+            return ask.timeout_s, Unreachable("no answer: timed out", sent=True)
+        return took_s, answer
+
+    def _ask(self, ask: Ask) -> Any:
+        self.asked.append((self.clock.s, ask.request))
+        took_s, answer = self._answer(ask)
+        self.clock.s += took_s
         return answer
 
     @property

@@ -59,6 +59,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     ids: tuple[str, ...] = ()
     page_size: int | None = None
     oldest_first: bool = False
+    by_change: bool = False  # what changed last comes first
     full: bool = False  # with input and result, where the wire leaves them out
 
 
@@ -77,6 +78,7 @@ class Dialect(Protocol):
     service_type: ClassVar[str]  # the service's type in an identity service's catalog
     long_poll_s: ClassVar[float]  # longest wait the server may be asked for; 0: it cannot
     bulk_max: ClassVar[int]  # jobs that one list request can probe; 0: it cannot
+    changes_max: ClassVar[int]  # jobs on a page of a list that begins with what changed last; 0: there is no such list
     streams: ClassVar[bool]  # whether changes are pushed
     lists: ClassVar[bool]  # whether jobs can be listed
     found_grace_s: ClassVar[float]  # a job just submitted may be answered as unknown for so long

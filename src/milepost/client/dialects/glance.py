@@ -33,6 +33,7 @@ class Glance:
     service_type: ClassVar[str] = "image"
     long_poll_s: ClassVar[float] = 0.0
     bulk_max: ClassVar[int] = 0
+    changes_max: ClassVar[int] = 200
     streams: ClassVar[bool] = False
     lists: ClassVar[bool] = True
     found_grace_s: ClassVar[float] = 10.0
@@ -78,6 +79,8 @@ class Glance:
         if unknown:
             raise InvalidInput(f"{self.title} cannot filter by {', '.join(unknown)}", path=f"$.{unknown[0]}")
         pairs: list[tuple[str, Any]] = [("sort_dir", "asc" if query.oldest_first else "desc")]
+        if query.by_change:
+            pairs.insert(0, ("sort_key", "updated_at"))
         statuses = {_status(state) for state in query.states}
         if len(statuses) > 1:
             raise InvalidInput(

@@ -76,6 +76,7 @@ class Huawei:
     service_type: ClassVar[str]
     long_poll_s: ClassVar[float] = 0.0
     bulk_max: ClassVar[int] = 0
+    changes_max: ClassVar[int] = 0
     streams: ClassVar[bool] = False
     lists: ClassVar[bool] = False
     found_grace_s: ClassVar[float] = 10.0

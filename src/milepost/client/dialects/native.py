@@ -28,6 +28,7 @@ class Native:
     service_type: ClassVar[str] = "image"  # a Milepost server's catalog has its one address under this name
     long_poll_s: ClassVar[float] = 20.0
     bulk_max: ClassVar[int] = 100
+    changes_max: ClassVar[int] = 0
     streams: ClassVar[bool] = True
     lists: ClassVar[bool] = True
     found_grace_s: ClassVar[float] = 0.0  # a 2xx means that the job is on disk
@@ -97,6 +98,11 @@ class Native:
             return Request("GET", path, ACCEPT)
         headers = {"Accept": "text/event-stream"}
         return Request("GET", path, {**headers, "Last-Event-ID": str(after)} if after else headers)
+
+    def project_events(self, *, after: int = 0) -> Request:
+        """The stream of the project's events: from the one after `after`, or from now on."""
+        headers = {"Accept": "text/event-stream"}
+        return Request("GET", "/events", {**headers, "Last-Event-ID": str(after)} if after else headers)
 
     def read_job(self, response: Response) -> JobView:
         try:

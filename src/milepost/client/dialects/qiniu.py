@@ -66,6 +66,7 @@ class Qiniu:
     service_type: ClassVar[str] = "media"
     long_poll_s: ClassVar[float] = 0.0
     bulk_max: ClassVar[int] = 0
+    changes_max: ClassVar[int] = 0
     streams: ClassVar[bool] = False
     lists: ClassVar[bool] = False
     found_grace_s: ClassVar[float] = 10.0

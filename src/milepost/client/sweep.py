@@ -1,0 +1,110 @@
+"""Lists of what changed, for clouds that list by the time of the last change but not by ids: Glance.
+
+Theory: the jobs that changed since the last look stand on top of a list by the time of their last change.  So one page, mostly,
+tells of all jobs, however many are waited for: what is not on it has not changed.  The first sweep goes down as long as its
+pages are full of jobs that are waited for.
+
+Failure modes: a job that the list never shows (of another owner, or older than the first sweep went) is asked for by its id.  A
+job that was deleted is on no list: so each is asked for by its id now and then.  Servers write the time of a change in whole
+seconds, and not all at the same time: each sweep reads on for `MARGIN_US` below the newest change of the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from milepost.client.dialects import Query
+from milepost.client.known import Known, take_listed
+from milepost.client.session import Session
+from milepost.errors import ProtocolError
+from milepost.wire import Request, Response
+
+MARGIN_US = 5_000_000
+SURE_S = 3600.0  # a job that no list tells of is asked for by its id after so long
+POOR = 2  # of the jobs that are waited for on a page: with fewer the first sweep does not pay
+POOR_MAX = 2  # such pages, before it ends
+PAGES_MAX = 50  # of one later sweep
+
+
+class Sweep:
+    """What the lists of one cloud told so far."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._owners: set[str | None] = set()
+        self._since_us: int | None = None  # newest change that was seen
+        self._newest_us: int | None = None  # of this sweep
+        self._first_s = 0.0  # when this sweep began
+        self._pages = self._poor = 0
+        self._request: Request | None = None
+        self.swept_s = float("-inf")  # when the last whole sweep began
+        self.begins = True  # no sweep was made yet
+        self.refused = False  # this cloud does not let us
+
+    def covers(self, known: Known, now_s: float) -> bool:
+        """Whether a list would have told of a change of this job."""
+        if known.view is None or known.view.project not in self._owners:
+            return False
+        return known.asked_s is None or now_s - known.asked_s < SURE_S
+
+    def begin(self, now_s: float) -> Request:
+        """The request for the first page."""
+        self._first_s, self._pages, self._poor, self._newest_us = now_s, 0, 0, None
+        self._request = self._session.dialect.list_jobs(Query(by_change=True, page_size=self._session.dialect.changes_max))
+        return self._request
+
+    def read(self, reply: Response, index: Mapping[str, int], jobs: Sequence[Known]) -> tuple[list[int], Request | None]:
+        """The jobs that ended, and the request for the next page; None: that was the last one.
+
+        Rules: an answer that is no list, and will not be one later, makes `refused` true.
+        """
+        try:
+            page = self._session.dialect.read_page(reply) if reply.status == 200 else None
+        except ProtocolError:
+            page = None
+        if page is None:
+            self.refused = True
+            return [], None
+        ended: list[int] = []
+        found, oldest_us = 0, None
+        for view in page.views:
+            oldest_us = view.updated_us
+            self._newest_us = max(self._newest_us or 0, view.updated_us or 0)
+            if (position := index.get(view.id)) is None:
+                continue
+            found += 1
+            self._owners.add(view.project)
+            if view.done:
+                ended.append(position)
+            else:
+                take_listed(self._session, jobs[position], view, reply)
+                if jobs[position].asked_s is None:
+                    jobs[position].asked_s = self._first_s - self._session.random() * SURE_S / 2  # not all at once
+        self._pages += 1
+        self._poor += found < POOR
+        assert self._request is not None
+        if page.next_path is None or self._reached(oldest_us):
+            self._end(whole=True)
+            return ended, None
+        if self._pages >= PAGES_MAX and not self.begins:
+            self._end(whole=False)
+            return ended, None
+        self._request = msgspec.structs.replace(self._request, url=page.next_path)
+        return ended, self._request
+
+    def _reached(self, oldest_us: int | None) -> bool:
+        """Whether what is below was seen before; on the first sweep: whether more pages are not worth it."""
+        if self._since_us is None:
+            return self._poor >= POOR_MAX
+        return oldest_us is not None and oldest_us < self._since_us - MARGIN_US
+
+    def _end(self, *, whole: bool) -> None:
+        if whole:
+            self.swept_s = self._first_s
+            self.begins = False
+            self._since_us = max(self._since_us or 0, self._newest_us or 0)
+        else:  # more changed than it is worth to read: what is known of all is not up to date any more
+            self.begins, self._since_us = True, None
+            self._owners.clear()
