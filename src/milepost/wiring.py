@@ -31,6 +31,7 @@ from milepost.engine.node import Node
 from milepost.engine.service import Service
 from milepost.errors import InvalidInput, StoreUnavailable, Unreachable
 from milepost.job import FINAL, Event, EventType, Job, ProjectId
+from milepost.rehearsal.app import RehearsalApp
 from milepost.server.app import App, create_app
 from milepost.server.facades.qiniu.notify import Notifier, is_notified
 from milepost.server.facades.qiniu.sweep import sweep as sweep_buckets
@@ -52,6 +53,7 @@ BUILT_IN = (
 )
 OBSERVE_S = 2.0  # a guest that shut down, or a machine that crashed, shows after this time
 ANSWER_BYTES_MAX = 2048
+REHEARSAL_PLACES = 20_000  # requests at the same time, long polls too
 # Media jobs that are claimed for each command that may run: some fetch or store while others use the processors.
 MEDIA_AHEAD = 4
 # How long a thread may keep Python's lock from the others (Python: 5 ms).  The commit thread needs it for some microseconds
@@ -318,26 +320,49 @@ async def running_server(
     """The system behind a socket; yields it and its URL.  `around` wraps the ASGI application, as tests of faults do."""
     port = free_port(settings.host, settings.port)
     async with running_system(settings, kinds=kinds, clock=clock) as system:
-        server = Granian(
-            system.app if around is None else around(system.app),
-            address=settings.host,
-            port=port,
-            interface=Interfaces.ASGINL,
-            websockets=False,
-            backlog=1024,
-            backpressure=settings.streams_max + 1024,  # open streams must not use up the places of other requests
-            log_enabled=False,
-        )
+        app = system.app if around is None else around(system.app)
+        server = _granian(app, settings.host, port, places=settings.streams_max + 1024)  # streams must not use up others' places
         serving = asyncio.create_task(server.serve())
         try:
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
             await _answers(settings.host, port, serving)
-            yield system, f"http://{host}:{port}"
+            yield system, _url(settings.host, port)
         finally:
             await system.node.stop()  # status is answered until the last running job has ended
             system.app.close()
             server.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait([serving], timeout=5.0)
+
+
+def _granian(app: Any, host: str, port: int, *, places: int) -> Granian:
+    return Granian(
+        app,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGINL,
+        websockets=False,
+        backlog=1024,
+        backpressure=places,
+        log_enabled=False,
+    )
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@asynccontextmanager
+async def running_rehearsal(app: RehearsalApp, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """A rehearsal behind a socket; yields its URL.  Errors: Unreachable when the port is taken."""
+    port = free_port(host, port)
+    server = _granian(app, host, port, places=REHEARSAL_PLACES)
+    serving = asyncio.create_task(server.serve())
+    try:
+        await _answers(host, port, serving)
+        yield _url(host, port)
+    finally:
+        app.close()
+        server.stop()  # type: ignore[no-untyped-call]
+        await asyncio.wait([serving], timeout=5.0)
 
 
 async def _answers(host: str, port: int, serving: asyncio.Task[Any]) -> None:
@@ -389,4 +414,22 @@ async def _serve(settings: Settings, kinds: Kinds) -> None:
         log.info("stopping", grace_s=settings.stop_grace_s)
 
 
-__all__ = ["System", "load_kinds", "open_store", "running_server", "running_system", "serve", "tune_process"]
+def rehearse(app: RehearsalApp, *, host: str, port: int) -> None:
+    """Run a rehearsal until SIGINT or SIGTERM; prints one `ready URL` line.  Errors: Unreachable when it cannot start."""
+    uvloop.run(_rehearse(app, host, port))
+
+
+async def _rehearse(app: RehearsalApp, host: str, port: int) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running_rehearsal(app, host=host, port=port) as url:
+        tune_process()
+        print(f"ready {url}", flush=True)  # noqa: T201  (what starts it waits for this line)
+        await stop.wait()
+
+
+__all__ = [
+    *("System", "load_kinds", "open_store", "rehearse", "running_rehearsal", "running_server", "running_system", "serve"),
+    "tune_process",
+]

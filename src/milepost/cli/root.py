@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from milepost.cli import buckets, catalog, doctor, identity, jobs, objects, serve, waiting, workflows
+from milepost.cli import buckets, catalog, doctor, identity, jobs, objects, rehearse, serve, waiting, workflows
 from milepost.cli.bench import bench
 from milepost.cli.credential import credential_app
 from milepost.cli.demo import demo
@@ -69,6 +69,7 @@ app.add_typer(objects.object_app, name="object", rich_help_panel=SERVER)
 app.add_typer(workflows.app, name="workflow", rich_help_panel=SERVER)
 app.command("doctor", rich_help_panel=TRY)(doctor.doctor)
 app.command("demo", rich_help_panel=TRY)(demo)
+app.command("rehearse", rich_help_panel=TRY)(rehearse.rehearse)
 app.command("bench", rich_help_panel=TRY, context_settings={"ignore_unknown_options": True})(bench)
 
 

@@ -23,7 +23,7 @@ from milepost.job import FINAL, Event, Job, JobId, ProjectId
 from milepost.server.auth import authenticate
 from milepost.server.http import Call, Reply
 from milepost.store import JobQuery, Store
-from milepost.wire.native import encode, from_event
+from milepost.wire.native import sse
 
 HEARTBEAT_S = 15.0
 PAGE = 500
@@ -225,11 +225,6 @@ class ProjectFeed(Feed):
             matching = {job.id for job in await self._store.list_jobs(query)}
             self._verdicts.update((id, id in matching) for id in asked)  # labels never change
         return [event for event in events if self._verdicts[event.job_id] or self._verdicts[event.root_id]]
-
-
-def sse(event: Event) -> bytes:
-    """One event as the stream has it."""
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, event.type.value.encode(), encode(from_event(event)))
 
 
 async def stream(call: Call, feed: Feed, after_id: int, *, resumed: bool) -> Reply | None:

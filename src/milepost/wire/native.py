@@ -263,6 +263,11 @@ def from_event(event: Event) -> NativeEvent:
     )
 
 
+def sse(event: Event) -> bytes:
+    """One event as a stream of server-sent events has it."""
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, event.type.value.encode(), encode(from_event(event)))
+
+
 def to_event(native: NativeEvent, project: str) -> Event:
     at_us = from_rfc3339(native.at)
     assert at_us is not None
