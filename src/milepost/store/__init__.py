@@ -67,7 +67,7 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: JobId | None = None  # None: roots only
     labels: tuple[tuple[str, str], ...] = ()
     ids: tuple[JobId, ...] | None = None  # these only, sub-jobs too
-    unexpired_in: ProjectId | None = None  # leave out this project's jobs whose expiry has passed at now_us
+    unexpired_in: ProjectId | None = None  # leave out this project's final and held jobs whose expiry has passed at now_us
     now_us: int = 0
     sort: str = "created_us"
     descending: bool = True
@@ -158,10 +158,11 @@ class Store(Protocol):
     # --- submit and read -------------------------------------------------------------------------------------------
 
     async def add_jobs(
-        self, submissions: Sequence[Submission], *, now_us: int, writes: Sequence[Sequence[Write]] = ()
+        self, submissions: Sequence[Submission], *, now_us: int, writes: Sequence[Sequence[Write] | None] = ()
     ) -> list[Added]:
         """All are stored, or none.  `writes`, where given, has the resource writes of each submission.
 
+        Rules: None for the writes of a submission whose idempotency key must have a job: VersionConflict when it has none.
         Errors: IdempotencyConflict (names the key and the job that has it), VersionConflict.
         """
         ...
@@ -247,7 +248,10 @@ class Store(Protocol):
     # --- operators -------------------------------------------------------------------------------------------------
 
     async def cancel_job(self, job_id: JobId, *, project: ProjectId | None, reason: str, now_us: int, expires_us: int) -> Job:
-        """Errors: NotFound, Expired, Conflict when it already ended (not when it was already cancelled: that is returned)."""
+        """Errors: NotFound, Expired (also a held one's whose expiry has passed), Conflict when it already ended.
+
+        One that was already cancelled is returned.
+        """
         ...
 
     async def release_job(self, job_id: JobId, *, project: ProjectId | None, now_us: int) -> Job:

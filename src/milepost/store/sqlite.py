@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from milepost.errors import Conflict, Expired, IdempotencyConflict, NotFound, StoreUnavailable
+from milepost.errors import Conflict, Expired, IdempotencyConflict, NotFound, StoreUnavailable, VersionConflict
 from milepost.job import (
     FINAL,
     Cancelled,
@@ -177,9 +177,9 @@ class SqliteStore(SqliteRecords):
         self._writer = Writer(
             self._write,
             in_memory=self.in_memory,
-            insert_event=SQL.add_event,
             last_event_id=SQL.last_event_id,
             flush_added=_flush_added,
+            flush_events=_flush_events,
             finish_all=_finish_all,
             stats=self.stats,
         )
@@ -286,7 +286,7 @@ class SqliteStore(SqliteRecords):
     # --- submit and read -------------------------------------------------------------------------------------------
 
     async def add_jobs(
-        self, submissions: Sequence[Submission], *, now_us: int, writes: Sequence[Sequence[Write]] = ()
+        self, submissions: Sequence[Submission], *, now_us: int, writes: Sequence[Sequence[Write] | None] = ()
     ) -> list[Added]:
         if writes or any(one.idempotency_key is not None for one in submissions):
             return await self._writer.do(_add_checked, submissions, now_us, writes)  # type: ignore[no-any-return]
@@ -466,6 +466,12 @@ def _emit(
         tx.events.append(Event(event_id, JobId(job[0]), JobId(job[1]), ProjectId(job[2]), seq, type_, state, at_us, raw))
 
 
+def _flush_events(tx: Transaction) -> None:
+    if tx.event_rows:
+        tx.connection.executemany(SQL.add_event, tx.event_rows)
+        tx.event_rows.clear()
+
+
 def _emit_all(tx: Transaction, ids: list[str], type_: EventType | None) -> int:
     """Append the event of what these jobs' rows just became, None: of their end.  The first one's id; the others follow it."""
     first_id = tx.next_event_id
@@ -517,11 +523,19 @@ def _flush_added(tx: Transaction) -> None:
         _tell_all(tx, first_id, tx.added, EventType.SUBMITTED)
     if len(tx.fresh) < FRESH_MAX:  # else a long backlog is here, whose first jobs are claimed first
         tx.fresh.update(
-            (job.id, job) for job in tx.added if job.state is State.READY and len(job.input or b"") <= FRESH_BYTES_MAX
+            (job.id, _kept(job)) for job in tx.added if job.state is State.READY and len(job.input or b"") <= FRESH_BYTES_MAX
         )
     tx.added.clear()
     tx.plain_rows.clear()
     tx.job_rows.clear()
+
+
+def _kept(job: Job) -> Job:
+    """The same job for its worker: its submitter has the other one."""
+    job = copy(job)
+    if job.labels or job.origin:
+        job.labels, job.origin = dict(job.labels), dict(job.origin)
+    return job
 
 
 def _add_labels(tx: Transaction, job: Job) -> None:
@@ -530,11 +544,15 @@ def _add_labels(tx: Transaction, job: Job) -> None:
 
 
 def _add_checked(
-    tx: Transaction, submissions: Sequence[Submission], now_us: int, writes: Sequence[Sequence[Write]]
+    tx: Transaction, submissions: Sequence[Submission], now_us: int, writes: Sequence[Sequence[Write] | None]
 ) -> list[Added]:
     """Submissions with idempotency keys or writes: all are checked before anything is written."""
-    taken = _taken_keys(tx, submissions)
-    wanted = [write for one, own in zip(submissions, writes, strict=False) if one.idempotency_key not in taken for write in own]
+    wanted: list[Write] = []
+    for one, is_new, own in zip(submissions, _are_new(tx, submissions), writes or [()] * len(submissions), strict=True):
+        if is_new and own is None:
+            raise VersionConflict(f"no job has the idempotency key {one.idempotency_key!r} any more")
+        if is_new and own:
+            wanted += own
     check_writes(tx, wanted)
     made: list[Added] = []
     for one in submissions:
@@ -550,17 +568,17 @@ def _add_checked(
     return made
 
 
-def _taken_keys(tx: Transaction, submissions: Sequence[Submission]) -> set[str]:
-    """The keys that have a job already.  Errors: IdempotencyConflict."""
-    taken: set[str] = set()
+def _are_new(tx: Transaction, submissions: Sequence[Submission]) -> list[bool]:
+    """Which of them become jobs: their key has none, here or further up in the list.  Errors: IdempotencyConflict."""
+    new: list[bool] = []
     known: dict[tuple[str, str], tuple[str, str | None]] = {}
-    for one in submissions:  # check all before anything is written
+    for one in submissions:
         if one.idempotency_key is None:
+            new.append(True)
             continue
         place = (one.project, one.idempotency_key)
         had = known.get(place) or tx.execute(SQL.find_key, place).fetchone()
-        if had is not None:
-            taken.add(one.idempotency_key)
+        new.append(had is None)
         if had is not None and had[1] != one.body_hash:
             raise IdempotencyConflict(
                 f"idempotency key {one.idempotency_key!r} was used with another body" + (f" by job {had[0]}" if had[0] else ""),
@@ -568,7 +586,7 @@ def _taken_keys(tx: Transaction, submissions: Sequence[Submission]) -> set[str]:
                 hint="send the same body, or another key",
             )
         known[place] = had or ("", one.body_hash)
-    return taken
+    return new
 
 
 def _claim(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit: int, last_chance: int) -> list[Claimed]:
@@ -597,12 +615,9 @@ def _read_claimed(tx: Transaction, ids: list[str]) -> dict[str, Job]:
 
 def _started(job: Job, worker: WorkerId, now_us: int) -> Job:
     """What `claim_jobs` just made of the row of a job that was added here and has not changed since: nothing is read back."""
-    job = copy(job)  # its submitter has the other one
     job.state, job.lease_by, job.updated_us, job.started_us = State.RUNNING, worker, now_us, now_us
     job.attempt = job.fence = 1
     job.version = 2
-    if job.labels or job.origin:
-        job.labels, job.origin = dict(job.labels), dict(job.origin)
     return job
 
 
@@ -835,7 +850,13 @@ def _cancel(tx: Transaction, job_id: JobId, project: ProjectId | None, reason: s
         return
     if job.state in FINAL:
         raise Conflict(f"job {job_id} already ended: {job.state}", job_id=job_id, state=job.state)
+    _refuse_expired(job, now_us)
     _cancel_tree(tx, job.id, job.root_id, job.project, job.state, reason, now_us, expires_us if job.parent_id is None else None)
+
+
+def _refuse_expired(job: Job, now_us: int) -> None:
+    if job.state is State.HELD and job.expires_us is not None and job.expires_us <= now_us:
+        raise Expired(f"job {job.id} has expired; it was never released", job_id=job.id, state=job.state)
 
 
 def _cancel_tree(
@@ -859,8 +880,7 @@ def _release(tx: Transaction, job_id: JobId, project: ProjectId | None, now_us: 
     job = _find(tx, job_id, project)
     if job.state is not State.HELD:
         raise Conflict(f"job {job_id} is {job.state}, not held", job_id=job_id, state=job.state)
-    if job.expires_us is not None and job.expires_us <= now_us:
-        raise Expired(f"job {job_id} has expired; it was never released", job_id=job_id, state=job.state)
+    _refuse_expired(job, now_us)
     (version,) = tx.execute(SQL.release_job, (job_id, 1 if job.run_at_us <= now_us else 0, now_us)).fetchone()
     _emit(tx, (job.id, job.root_id, job.project), version, EventType.RELEASED, State.READY, now_us, None)
 
@@ -927,6 +947,7 @@ def _prune(tx: Transaction, now_us: int, limit: int) -> list[JobId]:
         if len(ids) >= limit:
             break
     if ids:
+        _flush_events(tx)  # what this batch did to them goes with them
         packed = text(ids)
         tx.execute(SQL.keep_event_id, (tx.next_event_id - 1,))
         tx.execute(SQL.bury_jobs, (packed, now_us))

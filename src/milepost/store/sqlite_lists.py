@@ -55,7 +55,11 @@ def list_sql(query: JobQuery, connection: sqlite3.Connection, *, columns: str) -
         if (key, value) != led:
             add(_HAS_LABEL if led is not None else _label_condition(key, value, connection), key, value)
     if query.unexpired_in is not None:
-        add("(job.project <> ? OR expires_us IS NULL OR expires_us > ? OR ended_us IS NULL)", query.unexpired_in, query.now_us)
+        add(
+            "(job.project <> ? OR expires_us IS NULL OR expires_us > ? OR (ended_us IS NULL AND state <> 'held'))",
+            query.unexpired_in,
+            query.now_us,
+        )
     direction, beyond = ("DESC", "<") if query.descending else ("ASC", ">")
     # Ids grow with creation, so sorting by id is sorting by (created_us, id).
     order = ["id"] if query.sort in ("created_us", "id") else [query.sort, "id"]

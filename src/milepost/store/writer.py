@@ -85,16 +85,16 @@ class Writer:
         connection: sqlite3.Connection,
         *,
         in_memory: bool,
-        insert_event: str,
         last_event_id: str,
         flush_added: Callable[[Transaction], None],
+        flush_events: Callable[[Transaction], None],
         finish_all: Callable[[Transaction, Sequence[Ended]], list[bool]],
         stats: StoreStats,
     ) -> None:
         self._connection = connection
         self._in_memory = in_memory
-        self._insert_event, self._last_event_id = insert_event, last_event_id
-        self._flush_added, self._finish_all = flush_added, finish_all
+        self._last_event_id = last_event_id
+        self._flush_added, self._flush_events, self._finish_all = flush_added, flush_events, finish_all
         self._data_version = -1
         self._stats = stats
         self._tx = Transaction(connection)
@@ -226,7 +226,7 @@ class Writer:
     def _begin(self) -> bool:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             now_s = time.monotonic()
             self._busy_since = self._busy_since or now_s
             if now_s - self._busy_since < BUSY_S and "locked" in str(error):
@@ -255,15 +255,11 @@ class Writer:
                 operation.future.set_exception(unavailable(error))
         self._next()
 
-    def _flush_events(self, tx: Transaction) -> None:
-        if tx.event_rows:
-            self._connection.executemany(self._insert_event, tx.event_rows)
-            tx.event_rows.clear()
-
     def _rollback(self, tx: Transaction) -> None:
         for rows in tx.unwritten():
             rows.clear()
         tx.ready_queues.clear()
+        tx.fresh.clear()  # some of them were not added after all
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
@@ -273,6 +269,7 @@ class Writer:
             if operation.future.done():
                 continue
             tx = self._tx
+            tx.watched = self._watched  # somebody may have subscribed since the batch began
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._number_events(tx)
@@ -325,29 +322,38 @@ class Writer:
                 stats.commit_seconds[bound] = stats.commit_seconds.get(bound, 0) + 1
                 break
         first_id, self.next_event_id = self.next_event_id, self._tx.next_event_id
-        if not self._watched <= self._tx.watched and self.next_event_id > first_id:
-            # Somebody subscribed while this batch was on its way to the disk: its events were not kept, but they are news.
-            self._tx.events = self.read_events(first_id - 1, self.next_event_id - first_id)
         for future, result, error in done:
             if not future.done():  # a caller that was cancelled does not wait any more
                 if error is None:
                     future.set_result(result)
                 else:
                     future.set_exception(error)
-        self._tell(self._tx)
-        self._next()
+        try:
+            if not self._watched <= self._tx.watched and self.next_event_id > first_id:
+                # Somebody subscribed while this batch was on its way to the disk: its events were not kept, but they are news.
+                self._tx.events = self.read_events(first_id - 1, self.next_event_id - first_id)
+            self._tell(self._tx)
+        finally:
+            self._next()
 
     def _tell(self, tx: Transaction) -> None:
         if tx.ready_queues:
             queues, tx.ready_queues = tx.ready_queues, set()
             for name in queues:
-                self.on_ready(name)
+                self._call(self.on_ready, name)
         if tx.events:
             events = tx.events
             tx.events = []
             for listener, types in list(self._listeners):
                 if wanted := [event for event in events if event.type in types]:
-                    listener(wanted)
+                    self._call(listener, wanted)
+
+    def _call(self, tell: Callable[[Any], None], news: Any) -> None:
+        """A listener that raises is its own trouble: everybody else is told, and the next batch begins."""
+        try:
+            tell(news)
+        except Exception as error:
+            self.loop.call_exception_handler({"message": "a listener of the store raised", "exception": error})
 
     def _next(self) -> None:
         if any(self._lanes()):

@@ -865,3 +865,47 @@ def test_every_numbered_rule_has_a_test() -> None:
     tested = {found.group(1) for name in globals() if (found := re.match(r"test_rule_(\d+)_", name))}
     assert rules == tested
     assert EventType.SUBMITTED == "submitted"
+
+
+async def test_rule_13_a_held_job_whose_expiry_has_passed_is_neither_listed_nor_cancelled(house: House) -> None:
+    unpaid = await house.add(held=True, expires_us=house.now_us + 10_000_000)
+    query = {"unexpired_in": unpaid.project, "project": unpaid.project}
+    assert await house.ids(now_us=house.now_us, **query) == [unpaid.id]
+    house.clock.advance(10)
+    assert await house.ids(now_us=house.now_us, **query) == []
+    with pytest.raises(Expired):
+        await house.cancel(unpaid.id)
+    assert await house.state(unpaid.id) is State.HELD
+
+
+async def test_rule_14_a_key_that_comes_twice_in_a_call_makes_the_writes_of_its_first(house: House) -> None:
+    def write(id_: str) -> Write:
+        resource = Resource(
+            type="t", id=id_, project=ProjectId("default"), doc=b"1", created_us=house.now_us, updated_us=house.now_us, version=0
+        )
+        return Write(resource=resource, if_version=0)
+
+    same = [submission(idempotency_key="k", body_hash="h") for _ in range(2)]
+    elsewhere = submission(idempotency_key="k", body_hash="h", project=ProjectId("other"))
+    added = await house.store.add_jobs(
+        [*same, elsewhere], now_us=house.now_us, writes=[[write("first")], [write("second")], [write("elsewhere")]]
+    )
+    assert [one.created for one in added] == [True, False, True]
+    assert [one.id for one in await house.store.list_resources("t")] == ["elsewhere", "first"]
+
+
+async def test_rule_14_a_submission_that_must_have_a_job_already_makes_none(house: House) -> None:
+    keyed = submission(idempotency_key="k", body_hash="h")
+    with pytest.raises(VersionConflict):
+        await house.store.add_jobs([keyed], now_us=house.now_us, writes=[None])
+    assert await house.store.list_events() == []
+    made = await house.add(idempotency_key="k", body_hash="h")
+    (again,) = await house.store.add_jobs([keyed], now_us=house.now_us, writes=[None])
+    assert (again.created, again.job.id) == (False, made.id)
+
+
+async def test_what_a_submitter_does_with_its_job_reaches_no_worker(house: House) -> None:
+    job = await house.add(labels={"a": "b"}, origin={"c": "d"}, input=b"1")
+    job.labels["a"], job.origin["c"], job.input = "changed", "changed", b"2"
+    claimed = await house.claim_one()
+    assert (claimed.job.labels, claimed.job.origin, claimed.job.input) == ({"a": "b"}, {"c": "d"}, b"1")
