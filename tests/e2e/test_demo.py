@@ -12,6 +12,7 @@ import pytest
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64")
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 def test_the_demo_ends_well_and_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from milepost.cli import main; main()", "demo"]
     environ = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "120"}
@@ -22,6 +23,8 @@ def test_the_demo_ends_well_and_leaves_nothing(tmp_path: Path) -> None:
     assert "the same bytes" in said
     assert "batchCreateVolume SUCCESS" in said
     assert "its serial port says: Milepost: this machine has booted from an imported image" in said
+    assert "640x427 jpeg became out/square.jpg" in said
+    assert "h264 of 640x272 became out/bikes.webm and out/frame.jpg" in said
     assert "everything is stopped and removed" in said
     assert list(tmp_path.iterdir()) == []
     assert not _processes_that_name(str(tmp_path))

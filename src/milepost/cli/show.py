@@ -240,7 +240,7 @@ def plain_line(view: JobView) -> str:
     if view.done:
         if view.error is not None and view.state is not State.SUCCEEDED:
             parts.append(view.error.message)
-        elif (result := result_json(view)) is not None:
+        elif not view.sub_jobs and (result := result_json(view)) is not None:  # a tree's results are its sub-jobs'
             parts.append(shortened(json.dumps(result, ensure_ascii=False)))
     elif view.progress is not None:
         parts += [

@@ -1,4 +1,4 @@
-"""`demo`: real images, volumes and a virtual machine, through the clouds' own unmodified SDKs and a kill -9 of the server.
+"""`demo`: images, volumes, a machine, a photo and a clip, through the clouds' own SDKs and a kill -9 of the server.
 
 Everything is real: a server process of its own, a web server with the image, the SDKs as their users have them.  Nothing outside
 of a temporary folder is written, nothing but loopback is used (unless the image is a URL), and all that was started is stopped.
@@ -19,6 +19,7 @@ import typer
 from milepost.cli.connect import end
 from milepost.cli.demo.compute import Compute, end_machines
 from milepost.cli.demo.images import Images
+from milepost.cli.demo.media import Media
 from milepost.cli.demo.source import SlowServer, find_image
 from milepost.cli.demo.story import Server, Story
 from milepost.cli.exits import Exit
@@ -50,6 +51,7 @@ def _demo(image: str | None, keep: bool) -> Exit:
         with SlowServer(source).running() as images:
             image_id = Images(story, server, images, sdk).run()
         Compute(story, server, folder).run(image_id, boots=image is None)
+        Media(story, server).run()
     except BaseException:
         server.kill()
         story.trouble(server.log_tail())
