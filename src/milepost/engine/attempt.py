@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ import structlog
 from milepost.clock import Clock, Timer
 from milepost.engine.context import Running
 from milepost.errors import StoreUnavailable
-from milepost.job import Claimed, Failure, JobId, Progress
+from milepost.job import Claimed, Failure, Progress
 from milepost.settings import Settings
 from milepost.store import Store
 
@@ -66,12 +66,18 @@ class Reporter:
     """Progress of one attempt, coalesced: at most one write every `progress_every_s`, and the last one always."""
 
     def __init__(
-        self, store: Store, clock: Clock, settings: Settings, attempt: Attempt, *, lose: Callable[[Iterable[JobId]], None]
+        self, store: Store, clock: Clock, settings: Settings, attempt: Attempt, *, lose: Callable[[Attempt], None]
     ) -> None:
         self._store, self._clock, self._settings, self._attempt, self._lose = store, clock, settings, attempt, lose
         self._last_s = float("-inf")
         self.kept: Progress | None = None
         self._timer: Timer | None = None
+        self._writing: asyncio.Task[None] | None = None  # by the timer
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether there is progress that is not on disk, or on its way there with nobody waiting for it."""
+        return self.kept is not None or self._writing is not None
 
     async def report(self, progress: Progress) -> None:
         every_s = self._settings.progress_every_s
@@ -86,8 +92,20 @@ class Reporter:
     def _flush_soon(self) -> None:
         self._timer = None
         if self.kept is not None and not self._attempt.finishing:
-            task = asyncio.ensure_future(self.flush())
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._writing = asyncio.ensure_future(self.flush())
+            self._writing.add_done_callback(self._written)
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        if self._writing is writing:
+            self._writing = None
+        if not writing.cancelled():
+            writing.exception()
+
+    async def settle(self) -> None:
+        """Return when the last progress is written.  What is under way goes first: the store may write outcomes before it."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        await self.flush()
 
     async def flush(self) -> None:
         """Write what was kept.  A store that is away for a moment costs a progress report, not the job."""
@@ -104,7 +122,7 @@ class Reporter:
             log.warning("progress not written", job_id=self._attempt.claimed.job.id, error=str(error))
             return
         if not held:
-            self._lose([self._attempt.claimed.job.id])
+            self._lose(self._attempt)
 
 
 def storable_text(text: str) -> str:

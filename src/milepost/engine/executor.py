@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
@@ -86,6 +86,7 @@ class Executor:
         self.attempts: dict[JobId, Attempt] = {}
         self._waiting: deque[Attempt] = deque()  # claimed, not begun
         self._runners: set[asyncio.Task[None]] = set()
+        self._rounds = 0  # how often the loop came round behind a runner
         self._emptied: asyncio.Future[None] | None = None  # somebody waits until nothing runs
         self._finisher = Finisher(store, service, clock, settings, stats, scratch=scratch, on_ended=self._ended)
         self.in_queue: dict[str, int] = {}
@@ -113,18 +114,23 @@ class Executor:
         """Run attempts one after the other until one has to wait: many jobs end without that, and a task for each costs more.
 
         The next runner is made when the loop comes round and finds attempts waiting, which is when this one waits itself.  An
-        attempt that was interrupted, or that changed a context variable, is the last one of its task.
+        attempt that waited, was interrupted, or changed a context variable is the last one of its task: nothing that it left
+        with the task, as a timeout or a library's task-local, reaches a stranger.
         """
-        runner, context = asyncio.current_task(), copy_context()
+        runner, context, rounds = asyncio.current_task(), copy_context(), self._rounds
         assert runner is not None
-        asyncio.get_running_loop().call_soon(self._run_waiting)
+        asyncio.get_running_loop().call_soon(self._come_round)
         while self._waiting:
             attempt = self._waiting.popleft()
             attempt.task = runner
             await self._run(attempt)
-            if runner.cancelling() or copy_context() != context:
+            if self._rounds != rounds or runner.cancelling() or not _is_same(copy_context(), context):
                 context.run(self._run_waiting)
                 return
+
+    def _come_round(self) -> None:
+        self._rounds += 1
+        self._run_waiting()
 
     # --- one attempt -----------------------------------------------------------------------------------------------
 
@@ -174,8 +180,8 @@ class Executor:
                 result = await self._call(attempt, kind, spec)
             else:
                 result = await self._call_within(attempt, kind, spec, limit_s)
-            if attempt.reporter is not None and attempt.reporter.kept is not None:
-                await attempt.reporter.flush()
+            if attempt.reporter is not None and attempt.reporter.unwritten:
+                await attempt.reporter.settle()
             return self._outcome_of_value(kind, result)
         except asyncio.CancelledError:
             if attempt.cancel_reason is None and not attempt.lost and not attempt.stopping and attempt.timed_out is None:
@@ -205,7 +211,7 @@ class Executor:
 
     async def _report(self, attempt: Attempt, progress: Progress) -> None:
         if attempt.reporter is None:
-            attempt.reporter = Reporter(self._store, self._clock, self._settings, attempt, lose=self.lose)
+            attempt.reporter = Reporter(self._store, self._clock, self._settings, attempt, lose=self._lose)
         await attempt.reporter.report(progress)
 
     async def _sub_outcomes(self, job_id: JobId) -> list[SubOutcome]:
@@ -289,6 +295,10 @@ class Executor:
         return Succeeded(result)
 
     def _outcome_of_error(self, attempt: Attempt, kind: Kind, error: BaseException) -> Outcome:
+        while (
+            isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1
+        ):  # raised by a task of a group: it means the same
+            error = error.exceptions[0]
         if attempt.timed_out is not None and not isinstance(error, (PermanentError, Suspend)):
             return self._outcome_of_cancel(attempt)
         match error:
@@ -373,11 +383,15 @@ class Executor:
         """These belong to another worker now: stop them, write nothing."""
         for job_id in job_ids:
             attempt = self.attempts.get(job_id)
-            if attempt is not None and not attempt.lost and not attempt.finishing:
-                log.warning("lease lost", job_id=job_id, fence=attempt.claimed.claim.fence)
-                self._stats.lost_leases += 1
-                attempt.lost = True
-                attempt.interrupt()
+            if attempt is not None:
+                self._lose(attempt)
+
+    def _lose(self, attempt: Attempt) -> None:
+        if not attempt.lost and not attempt.finishing:
+            log.warning("lease lost", job_id=attempt.claimed.job.id, fence=attempt.claimed.claim.fence)
+            self._stats.lost_leases += 1
+            attempt.lost = True
+            attempt.interrupt()
 
     async def drain(self, grace_s: float) -> int:
         """Wait for the running ones, then give the rest back to their queues.  Returns how many were given back."""
@@ -411,6 +425,14 @@ def _call_kept(function: Callable[..., Any], context: RunningInThread, arguments
         return function(context, *arguments)
     except StopIteration as error:
         raise RuntimeError("the function raised StopIteration") from error
+
+
+def _is_same(one: Context, other: Context) -> bool:
+    """Whether nothing was changed.  Values that cannot be compared, as arrays, are different ones."""
+    try:
+        return one == other
+    except Exception:
+        return False
 
 
 def _checked(raw: bytes) -> bytes:

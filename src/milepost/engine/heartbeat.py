@@ -9,6 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from milepost.clock import Clock
+from milepost.engine.attempt import Attempt
 from milepost.engine.stats import EngineStats
 from milepost.errors import StoreUnavailable
 from milepost.job import JobId, WorkerId
@@ -21,7 +22,7 @@ log = structlog.get_logger("milepost.engine")
 class Heartbeat:
     """`run_once` renews; `start` does so every `heartbeat_s` in a thread until `stop`.
 
-    `on_renewal` is called with what the store said and the ids that were running before it was asked.
+    `on_renewal` is called with what the store said and the attempts that were running before it was asked.
     """
 
     def __init__(
@@ -32,8 +33,8 @@ class Heartbeat:
         worker: WorkerId,
         stats: EngineStats,
         *,
-        running: Callable[[], frozenset[JobId]],
-        on_renewal: Callable[[Renewal, frozenset[JobId]], None],
+        running: Callable[[], dict[JobId, Attempt]],
+        on_renewal: Callable[[Renewal, dict[JobId, Attempt]], None],
     ) -> None:
         self._store, self._clock, self._settings, self._worker, self._stats = store, clock, settings, worker, stats
         self._running, self._on_renewal = running, on_renewal

@@ -7,13 +7,14 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
 from milepost.clock import Clock
 from milepost.dispatch import Dispatch
+from milepost.engine.attempt import Attempt
 from milepost.engine.claimer import Claimer
 from milepost.engine.context import Objects
 from milepost.engine.courier import Courier, Manner, Send
@@ -66,7 +67,7 @@ class Node:
             settings,
             self.worker,
             self.stats,
-            running=lambda: frozenset(self.executor.attempts.copy()),
+            running=self.executor.attempts.copy,
             on_renewal=self._on_renewal,
         )
         self.rescuer = Rescuer(store, clock, settings, self.stats, renew=self.heartbeat.run_once)
@@ -93,8 +94,10 @@ class Node:
     def _on_free(self, queue: str) -> None:
         self.claimer.on_free(queue)
 
-    def _on_renewal(self, renewal: Renewal, asked: frozenset[JobId]) -> None:
-        self.executor.lose(asked - renewal.owned)
+    def _on_renewal(self, renewal: Renewal, asked: Mapping[JobId, Attempt]) -> None:
+        # What the store said may be old by now: an attempt that began since it was asked is none that it spoke of.
+        now = self.executor.attempts
+        self.executor.lose([id_ for id_, attempt in asked.items() if id_ not in renewal.owned and now.get(id_) is attempt])
         for job_id, reason in renewal.cancel.items():
             self.executor.cancel([job_id], reason)
         # A job that is ours in the store and that nothing here runs would stay running for ever: the heartbeat keeps its lease.

@@ -6,8 +6,8 @@ One object with the rules that every wire shares, so that no facade has its own 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -16,7 +16,19 @@ from milepost.dispatch import Dispatch
 from milepost.engine.admission import Admission, View
 from milepost.engine.kinds import Kind, Kinds
 from milepost.errors import CallerError, Conflict, Expired, InvalidInput, LimitExceeded, PermanentError, VersionConflict
-from milepost.job import FINAL, PRIORITY_FIRST, PRIORITY_LAST, Job, JobId, ProjectId, State, Submission, Tombstone, new_job_id
+from milepost.job import (
+    FINAL,
+    PRIORITY_FIRST,
+    PRIORITY_LAST,
+    EventType,
+    Job,
+    JobId,
+    ProjectId,
+    State,
+    Submission,
+    Tombstone,
+    new_job_id,
+)
 from milepost.store import Added, JobQuery, Store, Write
 
 if TYPE_CHECKING:
@@ -25,6 +37,7 @@ if TYPE_CHECKING:
     from milepost.settings import Settings
 
 
+T = TypeVar("T")
 ADMISSIONS_MAX = 8  # times an admission is asked again when another write came between
 
 
@@ -135,22 +148,34 @@ class Service:
         async with self._gates.setdefault(project, asyncio.Lock()):
             for tries_left in reversed(range(ADMISSIONS_MAX)):
                 now_us = self.clock.now_us()
-                view = View(self.store, project)
-                asked = [await self._admit(one, view, now_us) for one in submissions]
+                asked = await self._admit_all(submissions, now_us)
+                adding = self.store.add_jobs([one for one, _ in asked], now_us=now_us, writes=[writes for _, writes in asked])
                 try:
-                    return await self.store.add_jobs(
-                        [one for one, _ in asked], now_us=now_us, writes=[writes for _, writes in asked]
-                    )
+                    return await _whole(adding)
                 except VersionConflict:
                     if not tries_left:
                         raise
         raise AssertionError("unreachable")
 
-    async def _admit(self, submission: Submission, view: View, now_us: int) -> tuple[Submission, Sequence[Write]]:
+    async def _admit_all(self, submissions: Sequence[Submission], now_us: int) -> list[tuple[Submission, Sequence[Write] | None]]:
+        view = View(self.store, submissions[0].project)
+        asked: list[tuple[Submission, Sequence[Write] | None]] = []
+        keys: set[str] = set()
+        for one in submissions:
+            key = one.idempotency_key
+            asked.append((one, ()) if key in keys else await self._admit(one, view, now_us))
+            if key is not None:
+                keys.add(key)
+        return asked
+
+    async def _admit(self, submission: Submission, view: View, now_us: int) -> tuple[Submission, Sequence[Write] | None]:
+        """The submission as admitted, and its writes; None: its key has a job, as long as that one is kept."""
         kind = self.kinds.get(submission.kind)
         key = submission.idempotency_key
-        if kind.admit is None or (key is not None and await self.store.has_key(submission.project, key)):
+        if kind.admit is None:
             return submission, ()
+        if key is not None and await self.store.has_key(submission.project, key):
+            return submission, None
         job_id = submission.id or new_job_id()
         ask = Admission(
             job_id=job_id,
@@ -185,7 +210,7 @@ class Service:
                 except CallerError as error:
                     raise PermanentError(error.fields.get("reason", error.code), error.message) from error
                 try:
-                    await resources.write(admitted.writes)
+                    await _whole(resources.write(admitted.writes))
                 except VersionConflict:
                     if not tries_left:
                         raise
@@ -242,7 +267,7 @@ class Service:
         """A new job with the same request, `retry_of` the failed or cancelled one: a final state never changes.
 
         Rules: `role` is who asks where that is less than an admin: what only admins may do is not done for anybody else.
-        Errors: NotFound, Expired, Conflict when it did not fail, or is a sub-job.
+        Errors: NotFound, Expired, Conflict when it did not fail, was held and never released, or is a sub-job.
         """
         job = await self.get(job_id, project=project)
         if job.state not in (State.FAILED, State.CANCELLED):
@@ -253,6 +278,8 @@ class Service:
             raise Conflict(
                 f"job {job_id} is a sub-job; retry its root {job.root_id}", job_id=job_id, hint=f"milepost retry {job.root_id}"
             )
+        if await self._was_never_released(job):  # else a cancel and a retry would go around the approval, or the payment
+            raise Conflict(f"job {job_id} was held and never released", job_id=job_id, hint="submit it again")
         submission = Submission(
             kind=job.kind,
             input=job.input or b"{}",
@@ -267,6 +294,25 @@ class Service:
             retry_of=job.id,
         )
         return (await self.submit(submission)).job
+
+    async def _was_never_released(self, job: Job) -> bool:
+        events = await self.store.list_events(job_id=job.id, limit=2)
+        return events[0].state is State.HELD and all(event.type is not EventType.RELEASED for event in events)
+
+
+async def _whole(writing: Coroutine[Any, Any, T]) -> T:
+    """Its result.  A cancelled caller goes on when it has ended: what was sent to the store is written or refused by then."""
+    task = asyncio.ensure_future(writing)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.exception()  # nobody is there to be told
+        raise cancelled
+    return task.result()
 
 
 def _too_much(limit: str, allowed: int, seen: int, text: str, unit: str, path: str) -> LimitExceeded:

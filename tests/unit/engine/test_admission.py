@@ -128,3 +128,68 @@ async def test_a_sub_job_whose_parent_reserved_nothing_reserves_by_itself(house:
     assert sorted(str(sub.state) for sub in subs) == ["failed"] * 2 + ["succeeded"] * 3
     assert {sub.error.code for sub in subs if sub.state is State.FAILED} == {"full"}
     assert len(await names(house)) == PLACES
+
+
+async def test_a_key_that_comes_twice_in_a_batch_reserves_once(house: House, takes: list[Take]) -> None:
+    keyed = [take(house, "a", idempotency_key="k", body_hash="h") for _ in range(2)]
+    added = await house.service.submit_many([*keyed, take(house, "b")])
+    assert [one.created for one in added] == [True, False, True]
+    assert added[0].job.id == added[1].job.id
+    assert [msgspec.json.decode(one.job.input)["place"] for one in added] == [0, 0, 1]
+    assert await names(house) == ["a", "b"]
+
+
+async def test_a_key_whose_job_goes_between_the_look_and_the_write_is_admitted_after_all(house: House, takes: list[Take]) -> None:
+    had, looked = house.store.has_key, []
+
+    async def had_before(project: Any, key: str) -> bool:
+        looked.append(key)
+        return len(looked) == 1 or await had(project, key)
+
+    house.store.has_key = had_before
+    added = await house.service.submit(take(house, "a", idempotency_key="k", body_hash="h"))
+    assert (added.created, await names(house)) == (True, ["a"])
+
+
+async def test_a_submit_that_is_cancelled_while_it_is_written_lets_the_next_one_in_after_that(
+    house: House, takes: list[Take]
+) -> None:
+    add, gate, sent = house.store.add_jobs, asyncio.Event(), asyncio.Event()
+    writes: set[asyncio.Task[Any]] = set()
+
+    async def write(*args: Any, **fields: Any) -> Any:
+        sent.set()
+        await gate.wait()
+        return await add(*args, **fields)
+
+    async def slow_add(*args: Any, **fields: Any) -> Any:
+        """As the store does it: what was sent is written, whether or not somebody still waits for it."""
+        task = asyncio.create_task(write(*args, **fields))
+        writes.add(task)
+        return await asyncio.shield(task)
+
+    for number in range(PLACES - 1):
+        await house.service.submit(take(house, f"n{number}"))
+    house.store.add_jobs = slow_add
+    last = asyncio.create_task(house.service.submit(take(house, "last")))
+    await sent.wait()
+    one_more = asyncio.create_task(house.service.submit(take(house, "one more")))
+    last.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    gate.set()
+    ended = await asyncio.gather(last, one_more, return_exceptions=True)
+    assert [type(one) for one in ended] == [asyncio.CancelledError, LimitExceeded]
+    assert len(await names(house)) == PLACES
+
+
+async def test_a_job_that_was_cancelled_before_its_release_is_not_retried(house: House, takes: list[Take]) -> None:
+    order = (await house.service.submit(take(house, "a", held=True))).job
+    await house.service.cancel(order.id, project=None)
+    with pytest.raises(Conflict, match="never released"):
+        await house.service.retry(order.id, project=None)
+    paid = (await house.service.submit(take(house, "b", held=True))).job
+    await house.service.release(paid.id, project=None)
+    await house.service.cancel(paid.id, project=None)
+    await house.store.delete_resource("place", "b")
+    assert (await house.service.retry(paid.id, project=None)).retry_of == paid.id
