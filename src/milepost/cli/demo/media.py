@@ -53,7 +53,11 @@ class Media:
         self.story.seen(f"{was} became {items[1]['key']} and {items[2]['key']}")
 
     def _connect(self, qiniu: Any) -> None:
-        qiniu.set_default(default_uc_host=self.server.url, default_api_host=self.server.url)
+        host = self.server.url.removeprefix("http://")
+        # Every host by name: told only where to ask for them, the SDK would leave a cache among the temporary files.
+        zone = qiniu.Zone(host, host, io_host=host, rs_host=host, rsf_host=host, api_host=host, scheme="http")
+        hosts = dict.fromkeys(("default_rs_host", "default_rsf_host", "default_api_host", "default_uc_host"), self.server.url)
+        qiniu.set_default(default_zone=zone, **hosts)
         self.auth, self.sdk = qiniu.Auth("ANY", "any"), qiniu  # without auth, any key pair is good
         made, info = qiniu.BucketManager(self.auth).mkbucketv3(BUCKET, "z0")
         expect(info.status_code == 200, f"the bucket was not made: {info.text_body} {made}")
