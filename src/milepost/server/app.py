@@ -32,7 +32,8 @@ from milepost.server.http import Call, Disconnected, Receive, Reply, Scope, Send
 from milepost.server.identity import Identities
 from milepost.server.limits import Rates, Slots
 from milepost.server.metrics import HttpStats
-from milepost.server.native import ROUTES, Route
+from milepost.server.native import ROUTES
+from milepost.server.route import Route
 from milepost.server.signatures import recorded
 from milepost.server.state import AppState
 from milepost.settings import Settings

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
 
 from milepost import console
 from milepost.engine.kinds import Kind
@@ -13,8 +12,9 @@ from milepost.errors import Forbidden, InvalidInput
 from milepost.job import JobId
 from milepost.server import health, jobs, metrics, tracked
 from milepost.server.http import JSON, Call, Reply, decode
+from milepost.server.route import ALL_PROJECTS, LIMIT, Parameter, Route
 from milepost.store import Delivery, Queue, QueueDepth
-from milepost.wire import rfc3339, tracking
+from milepost.wire import rfc3339
 from milepost.wire.native import (
     DeliveryList,
     EventPage,
@@ -31,35 +31,6 @@ from milepost.wire.native import (
     decode_queue_request,
     encode,
 )
-
-Handler = Callable[[Call], Awaitable[Reply | None]]
-
-
-class Parameter(NamedTuple):
-    """One query parameter or request header."""
-
-    name: str
-    about: str
-    type: Literal["string", "integer", "boolean", "number"] = "string"
-    place: Literal["query", "header"] = "query"
-    many: bool = False
-    choices: tuple[str, ...] = ()
-
-
-class Route(NamedTuple):
-    """One method of one path.  `answers` maps a status to the type of its body (None: no body) and what it says."""
-
-    method: Literal["GET", "POST", "PUT", "DELETE"]
-    path: str
-    handler: Handler
-    tag: str
-    about: str
-    answers: dict[int, tuple[Any, str]]
-    parameters: tuple[Parameter, ...] = ()
-    body: Any = None
-    errors: tuple[int, ...] = ()
-    open: bool = False  # no identity needed
-
 
 # --- kinds, queues, deliveries -------------------------------------------------------------------------------------
 
@@ -201,13 +172,11 @@ async def show_docs(_: Call) -> Reply:
 
 # --- the table -----------------------------------------------------------------------------------------------------
 
-ALL_PROJECTS = Parameter("all_projects", "1: across all projects (admins)", "boolean")
 WAIT = Parameter("Prefer", "wait=N: answer when the job is final, or after N seconds", place="header")
 KEY = Parameter("Idempotency-Key", "the same key and body give the same job; another body is 409", place="header")
 STREAM = Parameter("Accept", "text/event-stream for a stream", place="header")
 RESUME = Parameter("Last-Event-ID", "go on after this event, as `after`", place="header")
 AFTER_EVENT = Parameter("after", "id of the last event seen", "integer")
-LIMIT = Parameter("limit", "entries on the page", "integer")
 PAGING = (
     Parameter("state", "in this state; more than one with commas", many=True),
     Parameter("kind", "of this kind", many=True),
@@ -351,88 +320,7 @@ ROUTES: tuple[Route, ...] = (
         (ALL_PROJECTS,),
         errors=(404,),
     ),
-    Route(
-        "POST",
-        "/tracked",
-        tracked.track_job,
-        "tracked",
-        "Follow a job in another cloud",
-        {
-            202: (tracking.NativeTracked, "it is followed from now on; `Location` names it"),
-            200: (tracking.NativeTracked, "it was followed already"),
-        },
-        body=tracking.TrackRequest,
-        errors=(400, 413, 415),
-    ),
-    Route(
-        "GET",
-        "/tracked",
-        tracked.list_tracked,
-        "tracked",
-        "List tracked jobs, newest first",
-        {200: (tracking.TrackedList, "a page; `Link: rel=next` while there are more")},
-        (
-            Parameter("id", "by the id that its cloud gave it"),
-            Parameter("wire", "of this wire"),
-            Parameter("credential", "asked for with this credential"),
-            Parameter("state", "the tracked job's state here; more than one with commas", many=True),
-            Parameter("label", "with this label, as key:value; all of them must match", many=True),
-            LIMIT,
-            Parameter("after", "id of the last job of the page before; `Link` has the whole URL"),
-            ALL_PROJECTS,
-        ),
-        errors=(400,),
-    ),
-    Route(
-        "GET",
-        "/tracked/{id}",
-        tracked.show_tracked,
-        "tracked",
-        "Read a tracked job, and how it was last seen in its cloud",
-        {200: (tracking.NativeTracked, "the tracked job")},
-        (ALL_PROJECTS,),
-        errors=(404, 410),
-    ),
-    Route(
-        "DELETE",
-        "/tracked/{id}",
-        tracked.untrack,
-        "tracked",
-        "Follow a job no more; in its cloud it goes on",
-        {
-            200: (tracking.NativeTracked, "it is not followed any more"),
-            202: (tracking.NativeTracked, "it was asked to end"),
-        },
-        (ALL_PROJECTS,),
-        errors=(404, 410),
-    ),
-    Route(
-        "PUT",
-        "/credentials/{name}",
-        tracked.put_credential_route,
-        "tracked",
-        "Keep a credential to follow jobs with",
-        {200: (tracking.NativeCredential, "it is kept, without its secret")},
-        body=tracking.CredentialRequest,
-        errors=(400, 409, 413, 415),
-    ),
-    Route(
-        "GET",
-        "/credentials",
-        tracked.list_credentials_route,
-        "tracked",
-        "List the project's credentials, without their secrets",
-        {200: (tracking.CredentialList, "by name")},
-    ),
-    Route(
-        "DELETE",
-        "/credentials/{name}",
-        tracked.delete_credential_route,
-        "tracked",
-        "Delete a credential",
-        {204: (None, "it is gone")},
-        errors=(404,),
-    ),
+    *tracked.ROUTES,
     Route("GET", "/kinds", list_kinds, "kinds", "What this server can run, with JSON Schemas", {200: (KindList, "by name")}),
     Route(
         "GET",

@@ -10,7 +10,8 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from milepost.server.errors import STATUS
-from milepost.server.native import ROUTES, Parameter, Route
+from milepost.server.native import ROUTES
+from milepost.server.route import Parameter, Route
 from milepost.wire.native import NativeEvent, Problem
 
 ABOUT = """Durable jobs for slow cloud work.

@@ -17,6 +17,7 @@ from milepost.errors import Conflict, Forbidden, InvalidInput, NotFound
 from milepost.job import FINAL, Job, JobId, ProjectId, State, Submission
 from milepost.server import jobs
 from milepost.server.http import JSON, Call, Reply, base_url, decode
+from milepost.server.route import ALL_PROJECTS, LIMIT, Parameter, Route
 from milepost.store import JobQuery
 from milepost.store.credentials import (
     check_name,
@@ -312,3 +313,91 @@ def _credential(credential: Credential) -> NativeCredential:
         created_at=rfc3339(credential.created_us),  # type: ignore[arg-type]
         updated_at=rfc3339(credential.updated_us),  # type: ignore[arg-type]
     )
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/tracked",
+        track_job,
+        "tracked",
+        "Follow a job in another cloud",
+        {
+            202: (NativeTracked, "it is followed from now on; `Location` names it"),
+            200: (NativeTracked, "it was followed already"),
+        },
+        body=TrackRequest,
+        errors=(400, 413, 415),
+    ),
+    Route(
+        "GET",
+        "/tracked",
+        list_tracked,
+        "tracked",
+        "List tracked jobs, newest first",
+        {200: (TrackedList, "a page; `Link: rel=next` while there are more")},
+        (
+            Parameter("id", "by the id that its cloud gave it"),
+            Parameter("wire", "of this wire"),
+            Parameter("credential", "asked for with this credential"),
+            Parameter("state", "the tracked job's state here; more than one with commas", many=True),
+            Parameter("label", "with this label, as key:value; all of them must match", many=True),
+            LIMIT,
+            Parameter("after", "id of the last job of the page before; `Link` has the whole URL"),
+            ALL_PROJECTS,
+        ),
+        errors=(400,),
+    ),
+    Route(
+        "GET",
+        "/tracked/{id}",
+        show_tracked,
+        "tracked",
+        "Read a tracked job, and how it was last seen in its cloud",
+        {200: (NativeTracked, "the tracked job")},
+        (ALL_PROJECTS,),
+        errors=(404, 410),
+    ),
+    Route(
+        "DELETE",
+        "/tracked/{id}",
+        untrack,
+        "tracked",
+        "Follow a job no more; in its cloud it goes on",
+        {
+            200: (NativeTracked, "it is not followed any more"),
+            202: (NativeTracked, "it was asked to end"),
+        },
+        (ALL_PROJECTS,),
+        errors=(404, 410),
+    ),
+    Route(
+        "PUT",
+        "/credentials/{name}",
+        put_credential_route,
+        "tracked",
+        "Keep a credential to follow jobs with",
+        {200: (NativeCredential, "it is kept, without its secret")},
+        body=CredentialRequest,
+        errors=(400, 409, 413, 415),
+    ),
+    Route(
+        "GET",
+        "/credentials",
+        list_credentials_route,
+        "tracked",
+        "List the project's credentials, without their secrets",
+        {200: (CredentialList, "by name")},
+    ),
+    Route(
+        "DELETE",
+        "/credentials/{name}",
+        delete_credential_route,
+        "tracked",
+        "Delete a credential",
+        {204: (None, "it is gone")},
+        errors=(404,),
+    ),
+)
