@@ -88,9 +88,7 @@ def test_durations_follow_their_distribution_and_their_list() -> None:
 
 def test_ids_sorted_are_the_order_of_creation() -> None:
     later = "\n[[jobs]]\nname='y'\ncount=300\nat_s=1\nduration_s=1"
-    made = stage(
-        "[[jobs]]\nname='x'\ncount=300\nevery_s=0.0001\nduration_s=1" + later)
-    )
+    made = stage("[[jobs]]\nname='x'\ncount=300\nevery_s=0.0001\nduration_s=1" + later)
     ids = [actor.id for actor in made.roots]
     assert ids == sorted(ids)
     assert len(set(ids)) == 600
