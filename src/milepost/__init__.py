@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 
     from milepost.client.aio import AsyncClient as AsyncClient
     from milepost.client.aio import AsyncJobHandle as AsyncJobHandle
+    from milepost.client.budget import Limit as Limit
     from milepost.client.cadence import Cadence as Cadence
     from milepost.client.identity import Credentials as Credentials
+    from milepost.client.many import as_completed as as_completed
+    from milepost.client.many import as_completed_async as as_completed_async
+    from milepost.client.many import wait_all as wait_all
+    from milepost.client.many import wait_all_async as wait_all_async
+    from milepost.client.many import wait_any as wait_any
+    from milepost.client.many import wait_any_async as wait_any_async
     from milepost.client.signing import KeyPair as KeyPair
     from milepost.client.sync import Client as Client
     from milepost.client.sync import JobHandle as JobHandle
@@ -66,8 +73,17 @@ if TYPE_CHECKING:
 
 _HOMES: dict[str, tuple[str, ...]] = {
     "milepost.client.aio": ("AsyncClient", "AsyncJobHandle"),
+    "milepost.client.budget": ("Limit",),
     "milepost.client.cadence": ("Cadence",),
     "milepost.client.identity": ("Credentials",),
+    "milepost.client.many": (
+        "as_completed",
+        "as_completed_async",
+        "wait_all",
+        "wait_all_async",
+        "wait_any",
+        "wait_any_async",
+    ),
     "milepost.client.signing": ("KeyPair",),
     "milepost.client.sync": ("Client", "JobHandle"),
     "milepost.engine.admission": ("Admission", "Admitted"),

@@ -157,7 +157,7 @@ def test_handles_in_a_file_are_waited_for_together(server: Server) -> None:
     assert done.code == Exit.PARTLY_FAILED
     assert sorted(one["state"] for one in done.lines) == ["failed", "succeeded", "succeeded", "succeeded"]
     lost = server.run("wait", "--from", "-", stdin=f"{MISSING}\n" + handles[0])
-    assert lost.code == Exit.PARTLY_FAILED
+    assert lost.code == Exit.SOME_UNKNOWN
     assert "unknown" in lost.out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import IntEnum
 
 from milepost import errors
@@ -21,6 +22,7 @@ class Exit(IntEnum):
     NOT_FOUND = 6  # no such job, or its record has expired
     UNREACHABLE = 7  # no usable answer from the server
     REFUSED = 8  # not allowed: identity, rights, a limit, or the job's state
+    SOME_UNKNOWN = 9  # of some jobs it cannot be known what they came to
     INTERRUPTED = 130  # Ctrl-C: stopped waiting, cancelled nothing
 
 
@@ -54,8 +56,13 @@ def exit_of_view(view: JobView) -> Exit:
     return Exit.PARTLY_FAILED if partly else Exit.FAILED
 
 
-def exit_of_many(codes: list[Exit]) -> Exit:
-    """The code of several jobs: their common one, or partly failed."""
+_UNKNOWN = {Exit.NOT_FOUND, Exit.UNREACHABLE, Exit.REFUSED, Exit.TIMED_OUT}
+
+
+def exit_of_many(codes: Collection[Exit]) -> Exit:
+    """The code of several jobs: their common one; else that some are unknown, or that some did not succeed."""
     if not codes:
         return Exit.DONE
-    return codes[0] if len(set(codes)) == 1 else Exit.PARTLY_FAILED
+    if len(set(codes)) == 1:
+        return next(iter(codes))
+    return Exit.SOME_UNKNOWN if set(codes) & _UNKNOWN else Exit.PARTLY_FAILED

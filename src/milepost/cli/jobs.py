@@ -93,7 +93,7 @@ def submit(
     )
     show = place.show
     if wait:
-        return follow(show, place.client, job, timeout_s=timeout, cadence=None, quiet=False, each=False)
+        return follow(show, job, timeout_s=timeout, cadence=None, quiet=False, each=False)
     if show.as_json:
         show.json(job_json(job.view, job.handle))
     else:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.live import Live
 from rich.spinner import Spinner
 
 from milepost.cli.connect import Place, Timeout, connected
-from milepost.cli.exits import Exit, exit_of, exit_of_many, exit_of_view
-from milepost.cli.show import Show, error_json, job_json, plain_line, result_json, state_text, tree
+from milepost.cli.exits import Exit, exit_of_view
+from milepost.cli.many import read_jobs, tell_interrupted, wait_many
+from milepost.cli.show import Show, job_json, plain_line, result_json, tree
 from milepost.client.cadence import Cadence
-from milepost.client.handle import read_handle
-from milepost.client.sync import Client, JobHandle
-from milepost.errors import InvalidInput, MilepostError
+from milepost.client.sync import JobHandle
+from milepost.errors import InvalidInput
 from milepost.wire import JobView
 
 REDRAWS_PER_S = 8
@@ -34,26 +31,39 @@ From = Annotated[
     str | None,
     typer.Option("--from", metavar="FILE", help="job handles or ids, one a line, as `submit --json` prints; - is stdin"),
 ]
+To = Annotated[
+    str | None,
+    typer.Option(
+        "--to", metavar="FILE", help="append each result to it, one JSON a line; jobs that are in it are not waited for"
+    ),
+]
+First = Annotated[bool, typer.Option("--any", help="stop at the first job that is final")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="job ids, or their handles as JSON", show_default=False)]
 
 
 @connected
 def wait(
-    place: Place, ids: Ids = None, timeout: Timeout = None, every: Every = None, from_: From = None, quiet: Quiet = False
+    place: Place,
+    ids: Ids = None,
+    timeout: Timeout = None,
+    every: Every = None,
+    from_: From = None,
+    to: To = None,
+    any_: First = False,
+    quiet: Quiet = False,
 ) -> Exit:
     """Wait until jobs are final, and exit with what they came to.
 
     Lost connections, restarts of the server and throttling are survived. Ctrl-C stops waiting and cancels nothing.
+    Handles may be of different clouds.
     """
-    groups = _groups(place, ids or [], from_)
     cadence = None if every is None else Cadence(every_s=every)
-    count = sum(len(jobs) for _, jobs in groups)
-    if count == 0:
+    jobs = read_jobs(place, ids or [], from_)
+    if not jobs:
         raise InvalidInput("no job id was given", path="ID", hint="milepost wait ID, or --from FILE")
-    if count == 1:
-        ((client, (job,)),) = groups
-        return follow(place.show, client, job, timeout_s=timeout, cadence=cadence, quiet=quiet, each=False)
-    return _wait_many(place.show, groups, timeout, cadence, quiet)
+    if len(jobs) == 1 and to is None:
+        return follow(place.show, jobs[0], timeout_s=timeout, cadence=cadence, quiet=quiet, each=False)
+    return wait_many(place.show, jobs, timeout_s=timeout, cadence=cadence, quiet=quiet, source=from_, to=to, first=any_)
 
 
 @connected
@@ -64,15 +74,12 @@ def watch(
     every: Every = None,
 ) -> Exit:
     """Show each change of a job and its sub-jobs until it is final; exits as `wait` does."""
-    (group,) = _groups(place, [id], None)
-    client, (job,) = group
+    (job,) = read_jobs(place, [id], None)
     cadence = None if every is None else Cadence(every_s=every)
-    return follow(place.show, client, job, timeout_s=timeout, cadence=cadence, quiet=False, each=True)
+    return follow(place.show, job, timeout_s=timeout, cadence=cadence, quiet=False, each=True)
 
 
-def follow(
-    show: Show, client: Client, job: JobHandle, *, timeout_s: float | None, cadence: Cadence | None, quiet: bool, each: bool
-) -> Exit:
+def follow(show: Show, job: JobHandle, *, timeout_s: float | None, cadence: Cadence | None, quiet: bool, each: bool) -> Exit:
     """Wait for one job and show it.  `each`: every change is worth a line, not only a new state."""
     try:
         if show.live and not quiet:
@@ -82,7 +89,7 @@ def follow(
         else:
             view = _tell_changes(show, job, job.watch(timeout_s=timeout_s, cadence=cadence, tree=True))
     except KeyboardInterrupt:
-        _interrupted(show, [(client, [job])])
+        tell_interrupted(show, [job])
         return Exit.INTERRUPTED
     if quiet:
         pass
@@ -139,97 +146,3 @@ def _tell_changes(show: Show, job: JobHandle, views: Iterator[JobView]) -> JobVi
 def _tell_result(show: Show, view: JobView) -> None:
     if (result := result_json(view)) is not None:
         show.out.print_json(data=result, ensure_ascii=False)
-
-
-# --- many -----------------------------------------------------------------------------------------------------------------
-
-Groups = list[tuple[Client, list[JobHandle]]]
-
-
-def _groups(place: Place, ids: list[str], source: str | None) -> Groups:
-    """The jobs by the client that reaches them: ids by this command line's, handles by their own."""
-    clients: dict[Any, tuple[Client, list[JobHandle]]] = {}
-    for text in [*ids, *_lines(source)]:
-        if not text.lstrip().startswith("{"):
-            _, jobs = clients.setdefault(None, (place.client, []))
-            jobs.append(place.client.attach(text))
-            continue
-        handle = read_handle(text)
-        key = (handle.wire, handle.endpoint, handle.project, handle.cloud)
-        if key not in clients:
-            clients[key] = (place.client_of(handle.to_json()), [])
-        clients[key][1].append(clients[key][0].attach(handle.to_json()))
-    return list(clients.values())
-
-
-def _lines(source: str | None) -> list[str]:
-    if source is None:
-        return []
-    try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the handles cannot be read: {error}", path="--from") from error
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            found.append(_handle_line(line.strip(), number))
-    return found
-
-
-def _handle_line(line: str, number: int) -> str:
-    """A handle or an id; the JSON of `submit --json` has its handle inside."""
-    if not line.startswith("{"):
-        return line
-    try:
-        value = json.loads(line)
-        return json.dumps(value.get("handle", value))
-    except ValueError as error:
-        raise InvalidInput(f"line {number} is no JSON: {error}", path="--from") from error
-
-
-def _wait_many(show: Show, groups: Groups, timeout_s: float | None, cadence: Cadence | None, quiet: bool) -> Exit:
-    codes: list[Exit] = []
-    started_s = time.monotonic()
-    jobs = [job for _, group in groups for job in group]
-    try:
-        # One cloud after the other: what ends elsewhere meanwhile is found at once, so the whole takes as long as the slowest.
-        for client, group in groups:
-            left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - started_s))
-            for job in client.as_completed(group, timeout_s=left_s, cadence=cadence):
-                codes.append(_tell_ended(show, job, quiet, len(codes) + 1, len(jobs)))
-    except KeyboardInterrupt:
-        _interrupted(show, groups)
-        return Exit.INTERRUPTED
-    return exit_of_many(codes)
-
-
-def _tell_ended(show: Show, job: JobHandle, quiet: bool, number: int, total: int) -> Exit:
-    problem = job.problem
-    if show.as_json and not quiet:
-        show.json({"handle": job.handle, "error": error_json(problem)} if problem else job_json(job.view, job.handle))
-    elif not quiet and problem is not None:
-        show.line(f"{job.id}  unknown  {problem.message}")
-    elif not quiet and show.live:
-        text = state_text(job.view).append(f"  {job.kind}  ", style="").append(job.id, style="dim")
-        reason = f"  {job.error.message}" if job.error is not None else ""
-        show.out.print(f"[dim]{number:>{len(str(total))}}/{total}[/dim]", text.append(reason))
-    elif not quiet:
-        show.line(plain_line(job.view))
-    return exit_of(problem) if isinstance(problem, MilepostError) else exit_of_view(job.view)
-
-
-def _interrupted(show: Show, groups: Groups) -> None:
-    """Ctrl-C: the jobs go on; say how to wait again, with one command for each cloud."""
-    pending = [(client, [job.id for job in jobs if not job.done and job.problem is None]) for client, jobs in groups]
-    ids = [id for _, some in pending for id in some]
-    if not ids:
-        return
-    what = f"job {ids[0]} goes on" if len(ids) == 1 else f"{len(ids)} jobs go on"
-    told = f"stopped waiting, cancelled nothing: {what}"
-    commands = [client.command("wait", *some) for client, some in pending if some]
-    if show.as_json:
-        show.json({"error": {"code": "interrupted", "message": told, "hint": " && ".join(commands), "pending": ids}})
-        return
-    show.note(told, style="yellow")
-    for command in commands:
-        show.note(f"  → {command}", style="cyan")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from milepost.client import calls, waits
+from milepost.client.budget import Limit
 from milepost.client.cadence import Cadence
 from milepost.client.drivers import AsyncDriver
 from milepost.client.identity import Credentials
-from milepost.client.jobview import SeenJob
+from milepost.client.jobview import SeenJob, first_known
 from milepost.client.known import Known
 from milepost.client.open import (
     handle_options,
@@ -94,7 +96,8 @@ class AsyncClient:
     token, project: who asks; None: `MILEPOST_TOKEN`, `MILEPOST_PROJECT`.
     credentials: for an identity service instead, or a `KeyPair` (AK/SK) that signs every request.
     request_timeout_s: of one request.  patience_s: how long a single call survives what may pass (no answer, 5xx, 429).
-    cadence: how eagerly waits ask.  verify, ca_file: of TLS.
+    cadence: how eagerly waits ask.  limit: requests that the server allows, `Limit(200, per_s=300)`; all waits of this process
+    for jobs of this endpoint and project keep to it together.  verify, ca_file: of TLS.
     Errors of every call: those of `milepost.errors`; `Unreachable` when nobody answered.
     """
 
@@ -110,6 +113,7 @@ class AsyncClient:
         request_timeout_s: float = 30.0,
         patience_s: float = 15.0,
         cadence: Cadence | None = None,
+        limit: Limit | None = None,
         verify: bool = True,
         ca_file: str | None = None,
     ) -> None:
@@ -120,7 +124,7 @@ class AsyncClient:
             token=token,
             project=project,
             credentials=credentials,
-            **session_options(request_timeout_s, patience_s, cadence, None),
+            **session_options(request_timeout_s, patience_s, cadence, limit),
         )
         self._driver = AsyncDriver(AsyncTransport(user_agent=user_agent(), verify=verify, ca_pem=read_ca(ca_file)), asyncio.sleep)
 
@@ -274,7 +278,7 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
         cadence: Cadence | None = None,
-    ) -> AsyncIterator[AsyncJobHandle]:
+    ) -> AsyncGenerator[AsyncJobHandle, None]:
         """Each job as soon as it is final, in the order in which they end; none raises for having failed.
 
         A job of which nothing more can be learnt comes out too, with its `problem`.
@@ -305,6 +309,25 @@ class AsyncClient:
         if raise_on_failure:
             await self._driver.run(waits.check_all(self._session, known, self._session.clock.monotonic_s() - started_s))
         return handles
+
+    async def wait_any(
+        self,
+        jobs: Iterable[str | AsyncJobHandle | Mapping[str, Any]],
+        *,
+        timeout_s: float | None = None,
+        cadence: Cadence | None = None,
+    ) -> AsyncJobHandle:
+        """The first job that is final, well or not; the others go on.
+
+        Errors: WaitTimeout with `fields["pending"]`; when nothing can be learnt of any job, the first one's problem.
+        """
+        found: builtins.list[AsyncJobHandle] = []
+        async with aclosing(self.as_completed(jobs, timeout_s=timeout_s, cadence=cadence)) as completed:
+            async for job in completed:
+                found.append(job)
+                if job.problem is None:
+                    break
+        return first_known(found)
 
     def _attached(self, jobs: Iterable[Any]) -> builtins.list[AsyncJobHandle]:
         return [job if isinstance(job, AsyncJobHandle) else self.attach(job) for job in jobs]

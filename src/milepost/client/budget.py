@@ -26,10 +26,10 @@ from weakref import WeakValueDictionary
 import msgspec
 
 FLOOR_PER_S = 0.1  # no server is asked less often than that
-LOW_PER_S = 1.0  # nor less often than that, unless it refuses many times in a row
+LOW_PER_S = 2.0  # nor less often than that, unless it refuses many times in a row
 MANY = 3
 MEMORY_S = 2.0  # over which the rate of requests is measured, where no limit was given
-REGAIN, REGAIN_SLOWLY = 1.1, 1.02  # by which each good answer raises the rate; slowly near the one that was too fast,
+REGAIN, REGAIN_SLOWLY = 1.15, 1.02  # by which each good answer raises the rate; slowly near the one that was too fast,
 NEAR, LONG_S = 0.9, 60.0  # until it was that for so long
 RESERVE = 0.1  # of a window's requests may come at once
 PAUSE_S, PAUSE_CAP_S = 0.5, 60.0  # closed for so long after a 429 without Retry-After, doubled each time in a row

@@ -80,7 +80,7 @@ class Bulk:
         self._full_max = session.dialect.bulk_max
         self._failures, self._hold_s, self._token_s, self._asked = 0, 0.0, 0.0, False
         self._heard_s = float("-inf")
-        self._inbox = Inbox()
+        self._inbox, self._stopped = Inbox(), False
         self._feed = Feed(session) if session.dialect.streams and self.cadence.every_s is None and len(jobs) > 1 else None
         self._sweep = Sweep(session) if session.dialect.changes_max and len(jobs) > 2 else None
 
@@ -93,7 +93,7 @@ class Bulk:
             self._join()
             while True:
                 yield from self._emit()
-                if not self.left:
+                if not self.left or self._stopped:
                     return
                 self._read_inbox()
                 delay_s = yield from self._send_due()
@@ -106,6 +106,11 @@ class Bulk:
         finally:
             self.session.budget.leave(self)
             self.session.place.leave((self.jobs[index].id for index in self._index.values()), self._inbox)
+
+    def stop(self) -> None:
+        """End the conversation soon, from any thread."""
+        self._stopped = True
+        self._inbox.put(None)
 
     def _join(self) -> None:
         now_s = self._now_s()
@@ -137,6 +142,8 @@ class Bulk:
 
     def _read_inbox(self) -> None:
         for news in self._inbox.take():
+            if news is None:  # told to stop
+                return
             index = self._index[news.job_id]
             if self._at[index] != FOLLOWED:
                 continue

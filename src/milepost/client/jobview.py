@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
-from milepost.client.known import Known, Stats
+from milepost.client.known import Known, Stats, slimmed
 from milepost.client.session import Session
-from milepost.errors import Conflict, MilepostError
+from milepost.errors import Conflict, InvalidInput, MilepostError
 from milepost.job import Failure, Progress, State
 from milepost.wire import JobView
 
@@ -82,6 +83,20 @@ class SeenJob:
         """Plain JSON that any process can wait on later; never a secret."""
         return self._session.handle(self.id, self._known.view.kind if self._known.view else None).to_json()
 
+    @property
+    def place_id(self) -> int:
+        """The same for jobs of one client."""
+        return id(self._session)
+
+    def command(self, verb: str, *words: str) -> str:
+        """The command line that does it where this job is; see `Client.command`."""
+        return self._session.command(verb, *words)
+
+    def forget(self) -> None:
+        """Drop what the cloud said of it, but the state: for those who wait for very many jobs and have read the result."""
+        if self._known.view is not None:
+            self._known.view = slimmed(self._known.view)
+
     def __repr__(self) -> str:
         return f"<job {self.id} {self._known.state}>"
 
@@ -90,3 +105,15 @@ class SeenJob:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+
+S = TypeVar("S", bound=SeenJob)
+
+
+def first_known(jobs: Sequence[S]) -> S:
+    """The last one.  Errors: the first one's problem, when the last has one; InvalidInput when there is no job."""
+    if not jobs:
+        raise InvalidInput("no job was given to wait for", path="$.jobs")
+    if jobs[-1].problem is not None:
+        raise jobs[0].problem or jobs[-1].problem
+    return jobs[-1]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from milepost.client.budget import Limit
 from milepost.client.cadence import Cadence
 from milepost.client.dialects import Query, Spec, dialect
 from milepost.client.durations import History, history_path
@@ -94,11 +95,8 @@ def _endpoint_of_regions(endpoints: Mapping[str, str], wire: str | None) -> str:
     return ",".join([first, *(f"{region}={url}" for region, url in endpoints.items())])
 
 
-def session_options(
-    request_timeout_s: float, patience_s: float, cadence: Cadence | None, random: Callable[[], float] | None
-) -> dict[str, Any]:
-    options: dict[str, Any] = {"request_timeout_s": request_timeout_s, "patience_s": patience_s, "cadence": cadence}
-    return options if random is None else {**options, "random": random}
+def session_options(request_timeout_s: float, patience_s: float, cadence: Cadence | None, limit: Limit | None) -> dict[str, Any]:
+    return {"request_timeout_s": request_timeout_s, "patience_s": patience_s, "cadence": cadence, "limit": limit}
 
 
 def user_agent() -> str:

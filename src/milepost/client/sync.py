@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from milepost.client import calls, waits
+from milepost.client.budget import Limit
 from milepost.client.cadence import Cadence
 from milepost.client.drivers import Driver
 from milepost.client.identity import Credentials
-from milepost.client.jobview import SeenJob
+from milepost.client.jobview import SeenJob, first_known
 from milepost.client.known import Known
 from milepost.client.open import (
     handle_options,
@@ -93,7 +95,8 @@ class Client:
     token, project: who asks; None: `MILEPOST_TOKEN`, `MILEPOST_PROJECT`.
     credentials: for an identity service instead, or a `KeyPair` (AK/SK) that signs every request.
     request_timeout_s: of one request.  patience_s: how long a single call survives what may pass (no answer, 5xx, 429).
-    cadence: how eagerly waits ask.  verify, ca_file: of TLS.
+    cadence: how eagerly waits ask.  limit: requests that the server allows, `Limit(200, per_s=300)`; all waits of this process
+    for jobs of this endpoint and project keep to it together.  verify, ca_file: of TLS.
     Errors of every call: those of `milepost.errors`; `Unreachable` when nobody answered.
     """
 
@@ -109,6 +112,7 @@ class Client:
         request_timeout_s: float = 30.0,
         patience_s: float = 15.0,
         cadence: Cadence | None = None,
+        limit: Limit | None = None,
         verify: bool = True,
         ca_file: str | None = None,
     ) -> None:
@@ -119,7 +123,7 @@ class Client:
             token=token,
             project=project,
             credentials=credentials,
-            **session_options(request_timeout_s, patience_s, cadence, None),
+            **session_options(request_timeout_s, patience_s, cadence, limit),
         )
         self._driver = Driver(Transport(user_agent=user_agent(), verify=verify, ca_pem=read_ca(ca_file)), time.sleep)
 
@@ -273,7 +277,7 @@ class Client:
         *,
         timeout_s: float | None = None,
         cadence: Cadence | None = None,
-    ) -> Iterator[JobHandle]:
+    ) -> Generator[JobHandle, None, None]:
         """Each job as soon as it is final, in the order in which they end; none raises for having failed.
 
         A job of which nothing more can be learnt comes out too, with its `problem`.
@@ -304,6 +308,25 @@ class Client:
         if raise_on_failure:
             self._driver.run(waits.check_all(self._session, known, self._session.clock.monotonic_s() - started_s))
         return handles
+
+    def wait_any(
+        self,
+        jobs: Iterable[str | JobHandle | Mapping[str, Any]],
+        *,
+        timeout_s: float | None = None,
+        cadence: Cadence | None = None,
+    ) -> JobHandle:
+        """The first job that is final, well or not; the others go on.
+
+        Errors: WaitTimeout with `fields["pending"]`; when nothing can be learnt of any job, the first one's problem.
+        """
+        found: builtins.list[JobHandle] = []
+        with closing(self.as_completed(jobs, timeout_s=timeout_s, cadence=cadence)) as completed:
+            for job in completed:
+                found.append(job)
+                if job.problem is None:
+                    break
+        return first_known(found)
 
     def _attached(self, jobs: Iterable[Any]) -> builtins.list[JobHandle]:
         return [job if isinstance(job, JobHandle) else self.attach(job) for job in jobs]
