@@ -15,7 +15,8 @@ from milepost.engine.admission import Admission, Admitted
 from milepost.errors import Conflict
 from milepost.image import IMAGE, Image, ImageStatus, encode_image
 from milepost.job import Failed, Failure, State
-from milepost.server.facades.huawei.jobs import Texts, text_of
+from milepost.server.facades.huawei.jobs import text_of
+from milepost.server.texts import Texts
 from milepost.store import Resource
 
 PROJECT = "p1"

@@ -18,11 +18,11 @@ from starlette.responses import Response
 
 from milepost.errors import Expired, NotFound
 from milepost.job import Job, State
-from milepost.server.facades.huawei.jobs import Texts
 from milepost.server.facades.qiniu.endpoint import Call, identify_signed, json_response
 from milepost.server.facades.qiniu.incoming import buckets_of
 from milepost.server.facades.qiniu.persist import KIND, pfop_submission, submit
 from milepost.server.http import read_body
+from milepost.server.texts import Texts
 from milepost.store import Store
 from milepost.wire.qiniu import errors
 from milepost.wire.qiniu.errors import Refusal
