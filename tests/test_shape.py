@@ -22,7 +22,6 @@ LONGER: dict[str, str] = {
     # path under src/milepost: why it is one file all the same
     "egress.py": "a guard that nothing goes around: parsing, resolving, pinning and following belong together",
     "engine/executor.py": "what an attempt came to is decided and written in one place",
-    "store/sqlite.py": "the protocol's methods beside their operations; SQL, rows, writer and records are files of their own",
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -297,7 +297,7 @@ class Service:
 
     async def _was_never_released(self, job: Job) -> bool:
         events = await self.store.list_events(job_id=job.id, limit=2)
-        return events[0].state is State.HELD and all(event.type is not EventType.RELEASED for event in events)
+        return bool(events) and events[0].state is State.HELD and all(event.type is not EventType.RELEASED for event in events)
 
 
 async def _whole(writing: Coroutine[Any, Any, T]) -> T:

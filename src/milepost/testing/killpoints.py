@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 VARIABLE = "MILEPOST_FAULT"
-STORE = "milepost.store.sqlite"
+STORES = "milepost.store."
 
 
 class Place(NamedTuple):
@@ -34,26 +34,26 @@ class Place(NamedTuple):
 class Operation(NamedTuple):
     """A write of the store: the function that runs in the transaction, and the method that answers when it is on disk."""
 
-    function: str
+    function: str  # module:name
     method: str | None
 
 
 OPERATIONS: dict[str, Operation] = {
-    "submit": Operation("_add_plain", "add_jobs"),
-    "submit_keyed": Operation("_add_checked", None),
-    "claim": Operation("_claim", "claim_jobs"),
-    "progress": Operation("_report", "report_progress"),
-    "finish": Operation("_end_all", None),  # to a final state
-    "requeue": Operation("_requeue", None),  # retried, snoozed, given back, rescued
-    "suspend": Operation("_suspend", None),
-    "settle": Operation("_settle", None),  # a sub-job ended: its parent's turn
-    "outcome": Operation("_finish_all", "finish_job"),
-    "cancel": Operation("_cancel", "cancel_job"),
-    "release": Operation("_release", "release_job"),
-    "rescue": Operation("_rescue", "rescue_expired"),
-    "promote": Operation("_promote", "promote_due"),
-    "overdue": Operation("_fail_overdue", "fail_overdue"),
-    "prune": Operation("_prune", "prune"),
+    "submit": Operation("sqlite_jobs:add_plain", "add_jobs"),
+    "submit_keyed": Operation("sqlite_jobs:add_checked", None),
+    "claim": Operation("sqlite_jobs:claim_jobs", "claim_jobs"),
+    "progress": Operation("sqlite_jobs:report_progress", "report_progress"),
+    "finish": Operation("sqlite_ends:end_all", None),  # to a final state
+    "requeue": Operation("sqlite_ends:requeue_job", None),  # retried, snoozed, given back, rescued
+    "suspend": Operation("sqlite_ends:suspend_job", None),
+    "settle": Operation("sqlite_ends:settle_parent", None),  # a sub-job ended: its parent's turn
+    "outcome": Operation("sqlite_ends:finish_all", "finish_job"),
+    "cancel": Operation("sqlite_ends:cancel_job", "cancel_job"),
+    "release": Operation("sqlite_ends:release_job", "release_job"),
+    "rescue": Operation("sqlite_ends:rescue_expired", "rescue_expired"),
+    "promote": Operation("sqlite_jobs:promote_due", "promote_due"),
+    "overdue": Operation("sqlite_ends:fail_overdue", "fail_overdue"),
+    "prune": Operation("sqlite_ends:prune_expired", "prune"),
 }
 
 PLACES: dict[str, Place] = {
@@ -63,7 +63,9 @@ PLACES: dict[str, Place] = {
     "follow.before": Place("milepost.engine.finisher:Finisher._follow", "before", "the outcome is on disk, nobody knows"),
     "follow.after": Place("milepost.engine.finisher:Finisher._follow", "after", "what follows was told"),
     "sub_jobs.read": Place("milepost.engine.executor:Executor._sub_outcomes", "after", "a resumed parent has its results"),
-    "suspend.half": Place(f"{STORE}:_add_sub_job", "after", "one of a parent's sub-jobs is inserted, the others are not"),
+    "suspend.half": Place(
+        f"{STORES}sqlite_ends:add_sub_job", "after", "one of a parent's sub-jobs is inserted, the others are not"
+    ),
     "heartbeat.renewed": Place("milepost.engine.heartbeat:Heartbeat.run_once", "after", "the lease is renewed"),
     "scheduler.round": Place("milepost.engine.scheduler:Scheduler.run_once", "after", "due jobs were announced"),
     "start.rescued": Place("milepost.engine.rescuer:Rescuer.run_once", "after", "a predecessor's jobs were taken back"),
@@ -154,11 +156,11 @@ def install(asked: str | None = None) -> None:
         raise ValueError(f"{VARIABLE}: no point {name!r}; there are: {', '.join(points())}")
     operation = OPERATIONS[kind]
     if phase == "executed":
-        _wrap(f"{STORE}:{operation.function}", after=fuse.light)
+        _wrap(STORES + operation.function, after=fuse.light)
     elif phase == "answered":
-        _wrap(f"{STORE}:SqliteStore.{operation.method}", after=fuse.light)
+        _wrap(f"{STORES}sqlite:SqliteStore.{operation.method}", after=fuse.light)
     else:
-        _light_at_commit(f"{STORE}:{operation.function}", fuse)
+        _light_at_commit(STORES + operation.function, fuse)
 
 
 def _light_at_commit(target: str, fuse: Fuse) -> None:

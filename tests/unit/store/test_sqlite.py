@@ -15,7 +15,8 @@ from milepost.errors import StoreUnavailable
 from milepost.job import State, Submission, WorkerId
 from milepost.store import JobQuery
 from milepost.store.migrate import migrate_sqlite, migrations
-from milepost.store.sqlite import JOB_COLUMNS, SQL, SqliteStore
+from milepost.store.sqlite import SqliteStore
+from milepost.store.sqlite_jobs import JOB_COLUMNS, SQL
 from milepost.store.sqlite_lists import list_sql
 from milepost.store.sqlite_records import SQL as RECORD_SQL
 from milepost.store.statements import load, parse
