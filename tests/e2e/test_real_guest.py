@@ -18,7 +18,7 @@ from milepost.machines.command import disk_name
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "work"))
 
-from server_house import ServerHouse, server_house
+from machine_house import ServerHouse, server_house
 
 pytestmark = [needs_guest, pytest.mark.timeout(240)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_house import ServerHouse, needs_machines, new_id, server_house
+from machine_house import ServerHouse, needs_machines, new_id, server_house
 
 from milepost import CallerError
 from milepost.compute import VmState
