@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from milepost.errors import Conflict, Expired, NotFound
+from milepost.errors import Conflict, Expired, NotFound, VersionConflict
 from milepost.job import (
     FINAL,
     Cancelled,
@@ -20,6 +20,7 @@ from milepost.job import (
     Job,
     JobId,
     Progress,
+    ProjectId,
     Retried,
     Returned,
     Snoozed,
@@ -29,6 +30,7 @@ from milepost.job import (
     WorkerId,
     may_move,
 )
+from milepost.store import Ended, JobQuery, Resource, Write
 from milepost.store.sqlite import SqliteStore
 
 START_US = 1_790_000_000_000_000
@@ -53,6 +55,26 @@ class Model(msgspec.Struct):
     ended_us: int | None = None
     expires_us: int | None = None
     events: int = 1
+    key: str | None = None
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A submission of a call with keys and writes; a write is (resource, the version it wants, whether it deletes)."""
+
+    key: str | None
+    held_s: int | None
+    must_exist: bool
+    writes: list[tuple[str, int | None, bool]]
+
+
+FINISHES = ["succeed", "fail", "cancel", "retry", "retry later", "snooze", "return"]
+ASKED = st.builds(
+    Asked,
+    key=st.sampled_from([None, None, "k1", "k2"]),
+    held_s=st.sampled_from([None, None, 20, 200]),
+    must_exist=st.sampled_from([False, False, False, True]),
+    writes=st.lists(st.tuples(st.sampled_from(["r1", "r2"]), st.sampled_from([None, None, 0, 1, 2]), st.booleans()), max_size=3),
+)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -68,6 +90,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.leases: dict[str, int] = {}
         self.claims: list[Claim] = []  # every claim ever given, stale ones too
         self.final: dict[JobId, Job] = {}
+        self.resources: dict[str, int] = {}  # id -> version
 
     def call(self, coroutine: Any) -> Any:
         return self.runner.run(coroutine)
@@ -76,7 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
     def begin(self, priorities: list[int]) -> None:
         self.call(self.store.open())
         for priority in priorities:
-            self.submit(held=False, priority=priority, delay_s=0, deadline_s=None)
+            self.submit(held=False, priority=priority, delay_s=0, deadline_s=None, held_s=None)
         for worker in WORKERS:
             self.renew(worker)
             self.claim(worker, 1, False)
@@ -121,13 +144,75 @@ class StoreMachine(RuleBasedStateMachine):
         priority=st.integers(0, 3),
         delay_s=st.sampled_from([0, 0, 5, 60]),
         deadline_s=st.sampled_from([None, None, 20, 200]),
+        held_s=st.sampled_from([None, 20, 200]),
     )
-    def submit(self, held: bool, priority: int, delay_s: int, deadline_s: int | None) -> None:
+    def submit(self, held: bool, priority: int, delay_s: int, deadline_s: int | None, held_s: int | None) -> None:
         run_at_us = self.now_us + delay_s * 1_000_000
         deadline_us = None if deadline_s is None else self.now_us + deadline_s * 1_000_000
-        made = Submission(kind="k", held=held, priority=priority, run_at_us=run_at_us, deadline_us=deadline_us, attempts_max=99)
+        expires_us = None if held_s is None else self.now_us + held_s * 1_000_000
+        made = Submission(
+            kind="k",
+            held=held,
+            priority=priority,
+            run_at_us=run_at_us,
+            deadline_us=deadline_us,
+            attempts_max=99,
+            expires_us=expires_us,
+        )
         ((job, _),) = self.call(self.store.add_jobs([made], now_us=self.now_us))
-        self.jobs[job.id] = Model(State.HELD if held else State.READY, run_at_us, priority, deadline_us, delay_s == 0)
+        state = State.HELD if held else State.READY
+        self.jobs[job.id] = Model(state, run_at_us, priority, deadline_us, delay_s == 0, expires_us=expires_us if held else None)
+
+    @rule(asked=st.lists(ASKED, min_size=1, max_size=3))
+    def submit_with_writes(self, asked: list[Asked]) -> None:
+        """All of it or nothing: keys that have a job make none and write nothing, also those of the same call."""
+        had = {job.key: job_id for job_id, job in self.jobs.items() if job.key is not None}
+        known, versions, refused = set(had), dict(self.resources), False
+        new = []
+        for one in asked:
+            new.append(one.key is None or one.key not in known)
+            known.add(one.key or "")
+            if not new[-1]:
+                continue
+            refused = refused or one.must_exist
+            for id_, if_version, delete in one.writes:
+                refused = refused or (if_version is not None and if_version != versions.get(id_, 0))
+                versions[id_] = 0 if delete else versions.get(id_, 0) + 1
+        try:
+            added = self.call(
+                self.store.add_jobs(
+                    [self.submission_of(one) for one in asked],
+                    now_us=self.now_us,
+                    writes=[None if one.must_exist else [self.write_of(write) for write in one.writes] for one in asked],
+                )
+            )
+        except VersionConflict:
+            assert refused
+            return
+        assert not refused
+        assert [one.created for one in added] == new
+        self.resources = {id_: version for id_, version in versions.items() if version}
+        for one, (job, created) in zip(asked, added, strict=True):
+            if created:
+                expires_us = None if one.held_s is None else self.now_us + one.held_s * 1_000_000
+                state = State.READY if one.held_s is None else State.HELD
+                self.jobs[job.id] = Model(state, self.now_us, 5, None, True, expires_us=expires_us, key=one.key)
+                had[one.key] = job.id
+            else:
+                assert job.id == had[one.key]
+
+    def submission_of(self, one: Asked) -> Submission:
+        expires_us = None if one.held_s is None else self.now_us + one.held_s * 1_000_000
+        held = one.held_s is not None
+        return Submission(kind="k", held=held, expires_us=expires_us, idempotency_key=one.key, body_hash="h", attempts_max=99)
+
+    def write_of(self, write: tuple[str, int | None, bool]) -> Write:
+        id_, if_version, delete = write
+        project = ProjectId("default")
+        resource = Resource(
+            type="t", id=id_, project=project, doc=b"1", created_us=self.now_us, updated_us=self.now_us, version=0
+        )
+        return Write(resource=resource, if_version=if_version, delete=delete)
 
     @rule(seconds=st.sampled_from([1, 10, 31, 120]))
     def wait(self, seconds: int) -> None:
@@ -164,13 +249,33 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         live=st.sampled_from([True, True, False]),
-        what=st.sampled_from(["succeed", "fail", "cancel", "retry", "retry later", "snooze", "return"]),
+        what=st.sampled_from(FINISHES),
     )
     def finish(self, data: st.DataObject, live: bool, what: str) -> None:
         current = [claim for claim in self.claims if self.holds(claim)] if live else []
         claim = data.draw(st.sampled_from(current or self.claims))
+        outcome, *_ = self.outcome_of(what)
+        written = self.call(self.store.finish_job(claim, outcome, now_us=self.now_us, expires_us=self.expires_us))
+        assert written == self.finish_in_model(claim, what)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), whats=st.lists(st.sampled_from(FINISHES), min_size=2, max_size=5))
+    def finish_together(self, data: st.DataObject, whats: list[str]) -> None:
+        """The final outcomes of a batch are written first; of two that end the same attempt one is too late."""
+        current = [claim for claim in self.claims if self.holds(claim)]
+        ended = [(data.draw(st.sampled_from((current or []) + self.claims[-3:])), what) for what in whats]
+        given = [Ended(claim, self.outcome_of(what)[0], self.now_us, self.expires_us) for claim, what in ended]
+        written = self.call(self.store.finish_jobs(given))
+        expected: dict[int, bool] = {}
+        for finals in (True, False):
+            for at, (claim, what) in enumerate(ended):
+                if (self.outcome_of(what)[1] in FINAL) == finals:
+                    expected[at] = self.finish_in_model(claim, what)
+        assert written == [expected[at] for at in range(len(ended))]
+
+    def outcome_of(self, what: str) -> tuple[Any, State, int | None, int]:
         later_us = self.now_us + 7_000_000
-        outcome, state, run_at_us, counts = {
+        return {
             "succeed": (Succeeded(b"1"), State.SUCCEEDED, 0, 1),
             "fail": (Failed(WHY), State.FAILED, 0, 1),
             "cancel": (Cancelled(WHY), State.CANCELLED, 0, 1),
@@ -179,12 +284,12 @@ class StoreMachine(RuleBasedStateMachine):
             "snooze": (Snoozed(later_us), State.READY, later_us, 0),
             "return": (Returned(), State.READY, None, 0),
         }[what]
-        held = self.holds(claim)
-        early_us = self.jobs[claim.job_id].expires_us if held else None
-        written = self.call(self.store.finish_job(claim, outcome, now_us=self.now_us, expires_us=self.expires_us))
-        assert written == held
-        if not held:
-            return
+
+    def finish_in_model(self, claim: Claim, what: str) -> bool:
+        if not self.holds(claim):
+            return False
+        _, state, run_at_us, counts = self.outcome_of(what)
+        early_us = self.jobs[claim.job_id].expires_us
         if state in FINAL:
             self.move(claim.job_id, state)
         else:
@@ -193,6 +298,7 @@ class StoreMachine(RuleBasedStateMachine):
                 job.attempt, job.crashes = job.attempt - job.crashes, 0
             if early_us is not None:  # cancelled instead: kept as long as the cancel said
                 self.jobs[claim.job_id].expires_us = early_us
+        return True
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
@@ -209,6 +315,12 @@ class StoreMachine(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(sorted(self.jobs)))
         job = self.jobs[job_id]
         cancelling = self.store.cancel_job(job_id, project=None, reason="stop", now_us=self.now_us, expires_us=self.expires_us)
+        if self.is_gone(job):
+            try:
+                self.call(cancelling)
+            except Expired:
+                return
+            raise AssertionError("cancelled what had expired")
         if job.state in (State.SUCCEEDED, State.FAILED):
             try:
                 self.call(cancelling)
@@ -232,8 +344,17 @@ class StoreMachine(RuleBasedStateMachine):
         except Conflict:
             assert job.state is not State.HELD
             return
+        except Expired:
+            assert self.is_gone(job)
+            return
         assert job.state is State.HELD
+        assert not self.is_gone(job)
         self.move(job_id, State.READY).due = job.run_at_us <= self.now_us
+        job.expires_us = None
+
+    def is_gone(self, job: Model) -> bool:
+        """Never released, and not pruned yet."""
+        return job.state is State.HELD and job.expires_us is not None and job.expires_us <= self.now_us
 
     @rule(after_s=st.sampled_from([0, 15, LEASE_S]))
     def rescue(self, after_s: int) -> None:
@@ -281,7 +402,7 @@ class StoreMachine(RuleBasedStateMachine):
         expired = {
             job_id
             for job_id, job in self.jobs.items()
-            if job.state in FINAL and job.expires_us is not None and job.expires_us <= self.now_us
+            if (job.state in FINAL or job.state is State.HELD) and job.expires_us is not None and job.expires_us <= self.now_us
         }
         removed = self.call(self.store.prune(now_us=self.now_us, keep_tombstone_s=1e6, keep_deliveries_s=1e6, limit=limit))
         assert set(removed) <= expired
@@ -299,11 +420,27 @@ class StoreMachine(RuleBasedStateMachine):
             m = model
             assert seen == (m.state, m.attempt, m.crashes, m.fence, m.owner, m.ended_us, m.run_at_us, m.events)
             assert job.cancel_requested == model.asked
+            assert job.expires_us == model.expires_us
             if model.state in FINAL:
-                assert job.expires_us == model.expires_us
                 assert self.final.setdefault(job_id, job) == job, "a final row changed"
         for job_id, state in self.buried.items():
             assert self.call(self.store.get_job(job_id)).state == state
+
+    @invariant()
+    def resources_are_what_was_written_with_jobs(self) -> None:
+        stored = self.call(self.store.list_resources("t"))
+        assert {one.id: one.version for one in stored} == self.resources
+
+    @invariant()
+    def a_list_leaves_out_what_has_expired(self) -> None:
+        project = ProjectId("default")
+        query = JobQuery(project=project, unexpired_in=project, now_us=self.now_us, limit=1000)
+        shown = {
+            job_id
+            for job_id, job in self.jobs.items()
+            if not self.is_gone(job) and not (job.state in FINAL and (job.expires_us or 0) <= self.now_us)
+        }
+        assert {job.id for job in self.call(self.store.list_jobs(query))} == shown
 
     @invariant()
     def events_have_no_gaps(self) -> None:
