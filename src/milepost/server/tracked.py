@@ -14,7 +14,7 @@ import msgspec
 
 from milepost.egress import EgressPolicy, check_url
 from milepost.errors import Conflict, Forbidden, InvalidInput, NotFound
-from milepost.job import FINAL, Job, JobId, ProjectId, State, Submission
+from milepost.job import FINAL, Job, JobId, ProjectId, Submission
 from milepost.server import jobs
 from milepost.server.http import JSON, Call, Reply, base_url, decode
 from milepost.server.route import ALL_PROJECTS, LIMIT, Parameter, Route
@@ -131,16 +131,17 @@ async def _submit(call: Call, submission: Submission) -> tuple[Job, bool]:
     for number in range(AGAIN_MAX):
         keyed = msgspec.structs.replace(submission, idempotency_key=f"track:{digest}:{number}", body_hash=digest)
         job, created = await call.state.service.submit(keyed)
-        if created or not _lost(job):
+        if created or not await _lost(call, job):
             return job, created
     raise Conflict(f"this job was tracked {AGAIN_MAX} times; wait until the first of these have expired")
 
 
-def _lost(job: Job) -> bool:
+async def _lost(call: Call, job: Job) -> bool:
     """Whether the tracking ended without the foreign job's end."""
-    if job.state is State.CANCELLED and job.cancel_requested:
-        return True
-    return job.state is State.FAILED and job.error is not None and job.error.code in ("vanished", "wrong_place", "forbidden")
+    if job.state not in FINAL:
+        return False
+    record = await _record(call, job.id)
+    return not record.final or record.vanished
 
 
 async def list_tracked(call: Call) -> Reply:

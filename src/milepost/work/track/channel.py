@@ -70,6 +70,7 @@ class Channel:
         self.session, self._transport, self._budget, self._clock, self._random = session, transport, budget, clock, random
         self._known: dict[str, Known] = {}
         self._asked: dict[str, asyncio.Future[Probed]] = {}
+        self._missed: dict[str, int] = {}  # job id -> questions in a row without an answer
         self._turns: dict[str, float] = {}  # job id -> when its reserved request may be sent
         self._flushing: asyncio.Task[None] | None = None
         self._entering = asyncio.Lock()
@@ -91,7 +92,10 @@ class Channel:
             future = self._asked[job_id] = asyncio.get_running_loop().create_future()
             if self._flushing is None:
                 self._flushing = asyncio.create_task(self._flush())
-        return await asyncio.shield(future)
+        probed = await asyncio.shield(future)
+        if probed.view is not None:
+            self._missed.pop(job_id, None)
+        return probed
 
     async def sub_jobs(self, view: JobView) -> tuple[JobView, ...]:
         """The sub-jobs of a job that has ended; as far as one page goes where they are listed.  Errors: MilepostError."""
@@ -107,15 +111,15 @@ class Channel:
         return dialect.read_page(reply).views
 
     def troubled(self, job_id: str) -> bool:
-        """Whether the question before this one had no answer either."""
-        known = self._of(job_id)
-        known.in_a_row += self._clock.monotonic_s() < self._down_until_s
-        return known.in_a_row > 1
+        """Count a question without an answer; whether the one before it had none either."""
+        self._missed[job_id] = self._missed.get(job_id, 0) + 1
+        return self._missed[job_id] > 1
 
     def forget(self, job_id: str) -> None:
         """Nothing more will be asked about it."""
         self._known.pop(job_id, None)
         self._turns.pop(job_id, None)
+        self._missed.pop(job_id, None)
 
     def _away(self, now_s: float) -> Probed:
         """Everybody comes again when the place is tried again, spread over as long a time."""
