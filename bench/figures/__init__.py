@@ -30,6 +30,8 @@ FIGURES: tuple[Figure, ...] = (
     image_import.FIGURE,
     huawei.QUERY,
     huawei.CREATE,
+    qiniu.THUMBNAILS,
+    qiniu.TRANSCODES,
     qiniu.STATUS,
     cadence.FIGURE,
 )
