@@ -98,7 +98,7 @@ class RehearsalApp:
                 took_s=round(time.monotonic() - begun_s, 6),
             )
         )
-        await self._send(answer, fault, scope, send)
+        await self._send(answer, fault, scope, send, wire=wire, number=ask.number)
 
     def _match(self, ask: Ask) -> Route | None:
         for route in self._routes:
@@ -138,8 +138,11 @@ class RehearsalApp:
         except MilepostError as error:
             return problem_of(error)
 
-    async def _send(self, answer: Answer, fault: Fault | None, scope: Scope, send: Send) -> None:
+    async def _send(
+        self, answer: Answer, fault: Fault | None, scope: Scope, send: Send, *, wire: str = "rehearsal", number: int = 0
+    ) -> None:
         headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+        headers += [(name, value.encode()) for name, value in request_ids(wire, number)]
         shown_s = (self.time.now_us() + self.time.skew_us) / 1e6
         headers.append((b"date", formatdate(shown_s, usegmt=True).encode()))
         if answer.stream is not None and fault is None:
@@ -152,6 +155,18 @@ class RehearsalApp:
         if scope["method"] == "HEAD":
             answer = msgspec.structs.replace(answer, body=b"")
         await broken.send(answer, fault, scope, send, headers)
+
+
+def request_ids(wire: str, number: int) -> list[tuple[bytes, str]]:
+    """The id of a request as its wire tells it; it is the number in the record.
+
+    Qiniu's SDKs take an answer without X-Reqid for one of somebody else's server.
+    """
+    if wire == "qiniu":
+        return [(b"x-reqid", f"rehearsal{number:07d}"), (b"x-log", "rehearsal")]
+    if wire in ("glance", "keystone"):
+        return [(b"x-openstack-request-id", f"req-{number:032x}")]
+    return [(b"x-request-id", f"{number:032x}")]
 
 
 async def _stream(answer: Answer, headers: list[tuple[bytes, bytes]], send: Send) -> None:

@@ -58,7 +58,13 @@ class Actor:
     def script(self) -> Script:
         if isinstance(self.entry, Entry):
             return self.entry.script(self.index, self.duration_s)
-        return Script(steps=self.entry.steps(self.index, self.duration_s))
+        whole = self.root.entry
+        assert isinstance(whole, Entry)
+        return Script(  # polls that did not find the whole tree do not move it
+            steps=self.entry.steps(self.index, self.duration_s),
+            found_after_s=whole.found_after_s,
+            found_after_polls=whole.found_after_polls,
+        )
 
     @property
     def counts_polls(self) -> bool:

@@ -26,6 +26,11 @@ class Timeline:
         self.closed = True
         self.ring()
 
+    @property
+    def sleepers(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     def elapsed_s(self) -> float:
         return self._moved_s if self.virtual else self._moved_s + time.monotonic() - self._begun_s
 
