@@ -255,6 +255,35 @@ async def test_a_job_that_cannot_be_submitted_stores_nothing(kodo: Kodo) -> None
     assert await kodo.service.list(JobQuery()) == []
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"returnUrl": "http://x.example.test/\r\nSet-Cookie: a=b"},
+        {"returnUrl": "http://["},
+        {"returnUrl": "javascript:alert(1)"},
+        {"callbackUrl": " ; ;", "callbackBody": "a=1"},
+        {"fileType": 10**30},
+        {"fileType": -1},
+    ],
+    ids=str,
+)
+async def test_a_policy_that_cannot_be_followed_is_refused_before_anything_is_stored(kodo: Kodo, policy: dict[str, Any]) -> None:
+    answer = await kodo.form({"token": kodo.token("a", **policy), "key": "a"}, b"hello")
+    assert (answer.status, nothing_left(kodo), await kodo.loose()) == (400, True, [])
+
+
+async def test_a_limit_below_nothing_is_none(kodo: Kodo) -> None:
+    answer = await kodo.form({"token": kodo.token("a", fsizeLimit=-5), "key": "a"}, b"hello")
+    assert answer.status == 200
+
+
+async def test_a_return_url_in_another_script_is_escaped(kodo: Kodo) -> None:
+    answer = await kodo.form({"token": kodo.token("a", returnUrl="http://x.example.test/\u4e2d#top"), "key": "a"}, b"hello")
+    assert answer.status == 303
+    assert answer.headers["location"].startswith("http://x.example.test/%E4%B8%AD?upload_ret=")
+    assert answer.headers["location"].endswith("#top")
+
+
 async def test_a_return_url_is_followed_with_the_answer(kodo: Kodo) -> None:
     answer = await kodo.form({"token": kodo.token("a", returnUrl="http://x.example.test/?b=1"), "key": "a"}, b"hello")
     body = b'{"hash":"Fqr0xh3cxeii2r7eDztILNmuqUNN","key":"a"}'

@@ -7,14 +7,18 @@ Source: qiniu/python-sdk qiniu/auth.py (the fields); qiniu/developer.qiniu.com k
 from __future__ import annotations
 
 from typing import NamedTuple
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from milepost.wire.qiniu import errors, mime
 from milepost.wire.qiniu.errors import Refusal
+from milepost.wire.signing.qiniu import urlsafe
 
 EXPIRED = "expired token"
 KEYS_MAX = 20
+CALLBACKS_MAX = 10  # URLs of one callbackUrl, tried one after the other
+FILE_TYPES = 5  # storage classes are numbers from 0
 
 
 class Policy(msgspec.Struct, rename="camel", kw_only=True):
@@ -82,8 +86,34 @@ def read_policy(text: bytes, *, now_us: int) -> Policy:
         raise Refusal(errors.BAD_REQUEST, "the upload policy has forceSaveKey without saveKey")
     if policy.callback_url and not policy.callback_body:
         raise Refusal(errors.BAD_REQUEST, "the upload policy has callbackUrl without callbackBody")
+    if policy.callback_url and not callback_urls(policy):
+        raise Refusal(errors.BAD_REQUEST, "the upload policy has a callbackUrl that is none")
+    if not 0 <= policy.file_type < FILE_TYPES:
+        raise Refusal(errors.BAD_REQUEST, f"the upload policy's fileType takes a number from 0 to {FILE_TYPES - 1}")
+    if policy.return_url:
+        return_address(policy.return_url, b"")
     check_deadline(policy, now_us=now_us)
     return policy
+
+
+def callback_urls(policy: Policy) -> list[str]:
+    """Several URLs are separated by `;`; the next is asked when one does not answer well."""
+    return [one.strip() for one in (policy.callback_url or "").split(";") if one.strip()][:CALLBACKS_MAX]
+
+
+def return_address(url: str, body: bytes) -> str:
+    """Where a browser is sent with the upload's answer; in ASCII.  Errors: Refusal 400 when the URL is none."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not host or not url.isprintable():
+        raise Refusal(errors.BAD_REQUEST, "the upload policy's returnUrl is no http(s) URL")
+    address, hash_mark, fragment = url.partition("#")
+    mark = "&" if parts.query else "?"
+    answer = f"{address}{mark}upload_ret={urlsafe(body)}{hash_mark}{fragment}"
+    return quote(answer, safe="!#$%&'()*+,/:;=?@[]~")
 
 
 def check_deadline(policy: Policy, *, now_us: int) -> None:
@@ -160,6 +190,7 @@ __all__ = [
     "META",
     "Custom",
     "Policy",
+    "callback_urls",
     "check_client_key",
     "check_deadline",
     "check_key",
@@ -167,5 +198,6 @@ __all__ = [
     "check_size",
     "choose_mime",
     "read_policy",
+    "return_address",
     "split_custom",
 ]

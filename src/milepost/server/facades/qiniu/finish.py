@@ -13,7 +13,6 @@ import asyncio
 import hashlib
 import uuid
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.responses import Response
@@ -33,18 +32,19 @@ from milepost.wire.qiniu.ids import persistent_id
 from milepost.wire.qiniu.policy import (
     Custom,
     Policy,
+    callback_urls,
     check_client_key,
     check_deadline,
     check_key,
     check_size,
     choose_mime,
     read_policy,
+    return_address,
 )
 from milepost.wire.signing import qiniu as signing
 
 ANSWER_BYTES_MAX = 1 << 20
 CALLBACK = Timeouts(connect_s=5.0, read_s=30.0, total_s=60.0)
-URLS_MAX = 10  # of one callbackUrl, tried one after the other
 
 
 class Upload(msgspec.Struct, kw_only=True):
@@ -102,8 +102,7 @@ async def finish_upload(call: Call, upload: Upload) -> Response:
     else:
         body = objects.stored_body(key, stored.hash, str(values["persistentId"]) if submission is not None else None)
     if policy.return_url:
-        mark = "&" if urlsplit(policy.return_url).query else "?"
-        return Response(b"", 303, {"location": f"{policy.return_url}{mark}upload_ret={signing.urlsafe(body)}"})
+        return Response(b"", 303, {"location": return_address(policy.return_url, body)})
     return json_response(body)
 
 
@@ -165,12 +164,6 @@ def _sha1(path: Path) -> str:
 
 
 # --- the application's callback ------------------------------------------------------------------------------------------
-
-
-def callback_urls(policy: Policy) -> list[str]:
-    """Several URLs are separated by `;`; the next is asked when one does not answer well."""
-    urls = [one.strip() for one in (policy.callback_url or "").split(";") if one.strip()]
-    return urls[:URLS_MAX]
 
 
 async def _call_back(call: Call, policy: Policy, values: dict[str, variables.Value]) -> bytes:

@@ -86,8 +86,9 @@ class Sink:
         self._file: FileIO | None = None
 
     def lower_limit(self, limit_bytes: int) -> None:
-        """At most so many bytes from now on; 0 changes nothing."""
-        self._limit_bytes = min(self._limit_bytes, limit_bytes or self._limit_bytes)
+        """At most so many bytes from now on; 0 and less change nothing."""
+        if limit_bytes > 0:
+            self._limit_bytes = min(self._limit_bytes, limit_bytes)
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Errors: Refusal 413, OSError."""
