@@ -75,6 +75,7 @@ class Server(msgspec.Struct, kw_only=True):
     vm_state: VmState = VmState.BUILDING
     task_state: str | None = None
     flavor_id: str
+    flavor_asked_id: str | None = None  # being resized to this one: quotas count the larger of both
     image_id: str
     image_name: str = ""
     vpc_id: str = ""

@@ -252,7 +252,7 @@ def check_ram(image: Image, flavor: Flavor, path: str) -> None:
 
 def check_server_quota(ask: Admission, servers: Sequence[Server], flavors: Sequence[Flavor], *, count: int) -> None:
     """The project may have these flavors more.  Errors: LimitExceeded (`server_quota`, `cpu_quota`, `memory_quota`)."""
-    have = [FLAVORS[server.flavor_id] for server in servers if server.flavor_id in FLAVORS]
+    have = [_reserved(server) for server in servers]
     limits = ask.settings
     for name, allowed, used, more, reason, unit in (
         ("servers_max", limits.servers_max, len(servers), count, "server_quota", "servers"),
@@ -269,6 +269,13 @@ def check_server_quota(ask: Admission, servers: Sequence[Server], flavors: Seque
                 seen=used + more,
                 reason=reason,
             )
+
+
+def _reserved(server: Server) -> Flavor:
+    """What counts of a server: of one that is being resized the larger numbers of both flavors."""
+    flavors = [FLAVORS[id] for id in (server.flavor_id, server.flavor_asked_id) if id in FLAVORS]
+    vcpus, ram_mib = (max((getattr(one, field) for one in flavors), default=0) for field in ("vcpus", "ram_mib"))
+    return Flavor(id=server.flavor_id, vcpus=vcpus, ram_mib=ram_mib)
 
 
 def _sums(have: Sequence[Flavor], more: Sequence[Flavor], field: str) -> tuple[int, int]:

@@ -164,6 +164,7 @@ class Rebuilding(Making):
         outcomes = await self.job.try_sub_jobs([SubJob(kind="deleteSingleVolume", input=DeleteVolume(volume_id=old_id))])
         if not outcomes[0].ok:
             await self.report("the old system disk is left")
+            await self.leave(old_id)
         server = await self.change(task_state="rebuild_spawning")
         await self.boot(server)
         return await self.give_back_active()

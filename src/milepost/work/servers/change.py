@@ -34,6 +34,7 @@ from milepost.work.volumes.disk import named_errors, write_durably
 CHANGE_TRIES = 16
 BUSY_S = 0.5
 WAITS_FOR = frozenset({"server_busy", "volume_busy"})
+FREED: dict[str, Any] = {"job_id": None, "task_state": None, "flavor_asked_id": None}  # of a server that nobody changes
 R = TypeVar("R", bound=msgspec.Struct)
 
 
@@ -130,21 +131,13 @@ class Change:
         def change(volume: Volume) -> Volume:
             if volume.job_id is not None and not self.holds(volume):
                 raise PermanentError("volume_busy", f"Volume {volume.id} is {volume.status}: job {volume.job_id} has taken it.")
-            others = [one for one in volume.attachments if one.server_id != self.server_id]
-            mine = Attachment(
-                id=str(uuid.uuid5(uuid.UUID(self.server_id), volume.id)),
-                server_id=self.server_id,
-                device=disk.device,
-                attached_us=self.job.now_us(),
-            )
-            values = {**RELEASED, "attachments": [*others, mine], "status": VolumeStatus.IN_USE}
-            return msgspec.structs.replace(volume, **values)
+            return join(volume, self.server_id, disk, self.job.now_us())
 
         return change
 
     async def give_back(self, **values: Any) -> None:
         """Nobody changes it any more; it has these values."""
-        await self.change(**{"job_id": None, "task_state": None, **values})
+        await self.change(**{**FREED, **values})
 
     async def note_done(self, result: R) -> R:
         """From now on the work counts as done."""
@@ -157,6 +150,15 @@ class Change:
 
     async def report(self, note: str) -> None:
         await self.job.progress(0, None, note)
+
+
+def join(volume: Volume, server_id: str, disk: Disk, now_us: int) -> Volume:
+    """The volume as this disk of this server; nobody changes it."""
+    others = [one for one in volume.attachments if one.server_id != server_id]
+    id = str(uuid.uuid5(uuid.UUID(server_id), volume.id))
+    mine = Attachment(id=id, server_id=server_id, device=disk.device, attached_us=now_us)
+    values = {**RELEASED, "attachments": [*others, mine], "status": VolumeStatus.IN_USE}
+    return msgspec.structs.replace(volume, **values)
 
 
 def state_of(seen: Seen, now_us: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from milepost.machines import MachineError
 from milepost.machines.value import slot_of
 from milepost.volume import Volume
 from milepost.work.servers.admission import new_nic, used_addresses
-from milepost.work.servers.change import Change
+from milepost.work.servers.change import FREED, Change
 from milepost.work.servers.house import card_part, disk_part
 from milepost.work.servers.parts import free_device
 from milepost.work.servers.power import settle
@@ -229,4 +229,4 @@ class DeletingNic(AddingNic):
 
 
 def _released(server: Server, **values: Any) -> Server:
-    return msgspec.structs.replace(server, job_id=None, task_state=None, **values)
+    return msgspec.structs.replace(server, **FREED, **values)

@@ -18,7 +18,17 @@ from milepost.work.volumes.change import RELEASED, settled_status
 from milepost.work.volumes.spec import DeleteVolume
 
 
-class Powered(Change):
+class Leaving(Change):
+    """Work that lets other jobs delete disks of the server."""
+
+    async def leave(self, volume_id: str) -> None:
+        """A volume whose delete never began is nobody's, and there."""
+        volume = await self.find_volume(volume_id)
+        if volume is not None and volume.status is VolumeStatus.DETACHING and self.holds(volume):
+            await self.rewrite(lambda one: one, {volume_id: settle})
+
+
+class Powered(Leaving):
     """Work that starts or stops the machine."""
 
     async def boot(self, server: Server) -> None:
@@ -138,7 +148,7 @@ class Resizing(Change):
         return result
 
 
-class Deleting(Change):
+class Deleting(Leaving):
     """One attempt of one delete: the machine goes, its volumes are let go of or deleted, then the record goes."""
 
     failure = "server_state"
@@ -159,6 +169,8 @@ class Deleting(Change):
         outcomes = await self.job.try_sub_jobs(
             [SubJob(kind="deleteSingleVolume", input=DeleteVolume(volume_id=volume_id)) for volume_id in doomed]
         )
+        for volume_id in doomed:
+            await self.leave(volume_id)
         await self.note_done(result)
         await self.job.resources.delete("server", self.server_id)
         bad = [one for one in outcomes if not one.ok]
@@ -186,13 +198,18 @@ class Deleting(Change):
             await self.rewrite(lambda one: one, {volume.id: _let_go(server.id, keep=goes and not shared)})
         return doomed
 
-    async def undo(self, error: PermanentError | None) -> None:
+    async def undo(self, error: PermanentError | None) -> None:  # noqa: ARG002  (whatever it was)
+        """The server has the disks that are still there."""
         server = await self.find()
+        disks = []
         for disk in server.disks if server is not None else []:
             volume = await self.find_volume(disk.volume_id)
             if volume is not None and volume.status is VolumeStatus.DETACHING and self.holds(volume):
-                await self.rewrite(lambda one: one, {volume.id: settle})
-        await super().undo(error)
+                await self.rewrite(lambda one: one, {volume.id: self.joined(disk)})
+            elif volume is None or not _attached(volume, self.server_id):
+                continue
+            disks.append(disk)
+        await self.give_back(**await self.true_state(), disks=disks)
 
 
 def _attached(volume: Volume, server_id: str) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from milepost import Admission, Admitted, Conflict, InvalidInput, Write
+import msgspec
+
+from milepost import Admission, Admitted, Conflict, InvalidInput, NotFound, Write
 from milepost.compute import SERVER, Server, VmState, decode_server
 from milepost.volume import VolumeStatus
 from milepost.work.servers.admission import check_qemu, check_server_quota, find_flavor, server_write, take_server, take_volume
@@ -104,6 +107,7 @@ async def admit_resize(ask: Admission, spec: ResizeServer) -> Admitted:
         )
     others = [decode_server(one.doc) for one in await ask.resources.list(SERVER) if one.id != server.id]
     check_server_quota(ask, others, [flavor], count=0)
+    server = msgspec.structs.replace(server, flavor_asked_id=spec.flavor_id)
     return Admitted(input=spec, writes=[server_write(server, if_version=version)])
 
 
@@ -124,6 +128,7 @@ async def _take_disks(ask: Admission, taken: Sequence[Write]) -> list[Write]:
     for write in taken:
         server = decode_server(write.resource.doc)
         for disk in server.disks:
-            if disk.volume_id not in volumes:
-                volumes[disk.volume_id] = await take_volume(ask, disk.volume_id, VolumeStatus.DETACHING, "$.input")
+            with contextlib.suppress(NotFound):  # one that is gone already keeps no server from being deleted
+                if disk.volume_id not in volumes:
+                    volumes[disk.volume_id] = await take_volume(ask, disk.volume_id, VolumeStatus.DETACHING, "$.input")
     return list(volumes.values())

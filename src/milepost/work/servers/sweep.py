@@ -8,7 +8,8 @@ as its condition.
 |------------------------------------------|---------------------------------------------------------------------------|
 | `building`, its job failed               | `error` with the job's reason; its machine and volumes go                 |
 | `building`, its job cancelled or gone    | removed, with its machine and volumes                                     |
-| any other, locked by an ended job        | unlocked; its state is what its machine shows; its volumes are settled    |
+| any other, locked by an ended job        | unlocked; its state is what its machine shows; it has the disks that are there |
+| volume `attaching` or `detaching` for an ended job, whose servers are nobody's or gone | unlocked; its attachments decide |
 | `active`, nobody's, its guest shut down  | `stopped`                                                                 |
 | `active`, nobody's, its machine crashed  | `error` with a fault                                                      |
 | `stopped`, nobody's, its machine runs    | `active`                                                                  |
@@ -24,20 +25,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from milepost import NotFound, Resource, VersionConflict, Write
-from milepost.compute import SERVER, Fault, Server, VmState, decode_server
+from milepost import NotFound, Resource, StoreUnavailable, VersionConflict, Write
+from milepost.compute import SERVER, Disk, Fault, Server, VmState, decode_server
 from milepost.job import FINAL, Job, JobId, State
 from milepost.machines import Machine, MachineError, Standing, list_machines
 from milepost.machines.command import disk_name
-from milepost.volume import VOLUME, decode_volume
+from milepost.volume import VOLUME, Volume, VolumeStatus, decode_volume
 from milepost.work.servers.admission import server_resource
-from milepost.work.servers.change import state_of
+from milepost.work.servers.change import FREED, join, state_of
 from milepost.work.servers.house import folder_of, servers_folder
 from milepost.work.servers.power import settle
 from milepost.work.threads import in_thread
 from milepost.work.volumes.admission import volume_resource
 from milepost.work.volumes.disk import DiskFolder
 from milepost.work.volumes.making import remove_files
+from milepost.work.volumes.sweep import OF_SERVERS
 
 if TYPE_CHECKING:
     from milepost.store import Store
@@ -61,7 +63,7 @@ async def settle_servers(store: Store, data: Path, *, now_us: int) -> int:
         ended = await _ended(store, server.job_id)
         if ended is not None:
             count += await _tried(_settle(store, data, resource, server, ended, now_us))
-    return count
+    return count + await _settle_volumes(store, now_us)
 
 
 async def observe(store: Store, data: Path, *, now_us: int) -> int:
@@ -94,9 +96,15 @@ async def stop_machines(data: Path) -> int:
 
 
 async def _tried(change: Any) -> bool:
+    """One that cannot be settled keeps no other from it."""
     try:
         await change
     except VersionConflict:  # somebody changed it just now: the next round looks again
+        return False
+    except StoreUnavailable:
+        raise
+    except Exception:
+        log.exception("what a job left cannot be settled; it is tried again")
         return False
     return True
 
@@ -119,8 +127,8 @@ async def _settle(store: Store, data: Path, resource: Resource, server: Server, 
         return
     machine = Machine(folder_of(data, server.id))
     await _unplug_unknown(machine, server)
-    await _settle_volumes(store, server, now_us)
-    values: dict[str, Any] = {"job_id": None, "task_state": None}
+    disks = [disk for disk in server.disks if await _keep_disk(store, server, disk, now_us)]
+    values: dict[str, Any] = {**FREED, "disks": disks}
     if server.disks or server.vm_state is not VmState.ERROR:  # one that was never made stays what it is
         values |= state_of(await in_thread(machine.look), now_us)
     await _write(store, resource, server, now_us, values)
@@ -160,13 +168,62 @@ async def _unplug_unknown(machine: Machine, server: Server) -> None:
         log.warning("a disk could not be unplugged", server_id=server.id, error=str(error))
 
 
-async def _settle_volumes(store: Store, server: Server, now_us: int) -> None:
-    """Volumes that this server's job had are nobody's, and what their attachments say."""
-    for resource in await store.list_resources(VOLUME, project=server.project):  # type: ignore[arg-type]
+async def _keep_disk(store: Store, server: Server, disk: Disk, now_us: int) -> bool:
+    """Whether the server still has the disk: a delete that did not come to its end may have let go of it, or deleted it."""
+    found = await _find_volume(store, disk.volume_id)
+    if found is None:
+        return False
+    volume = decode_volume(found.doc)
+    if volume.status in OF_SERVERS and volume.job_id is not None and await _ended(store, volume.job_id) is not None:
+        await _write_volume(store, found, join(volume, server.id, disk, now_us), now_us)
+        return True
+    return any(one.server_id == server.id for one in volume.attachments)
+
+
+async def _settle_volumes(store: Store, now_us: int) -> int:
+    """No volume is being attached or detached for a job that has ended, once its servers are settled.  How many were changed."""
+    count, open_trees = 0, None
+    for resource in await store.list_resources(VOLUME):
+        lock = _decode_lock(resource.doc)
+        if lock.status not in OF_SERVERS or lock.job_id is None or await _ended(store, lock.job_id) is None:
+            continue
+        open_trees = await _trees_of_servers(store) if open_trees is None else open_trees
+        if await _tree_of(store, lock.job_id) in open_trees:
+            continue
         volume = decode_volume(resource.doc)
-        if volume.job_id == server.job_id and volume.file is not None:
-            changed = msgspec.structs.replace(settle(volume), updated_us=now_us)
-            await store.write_resources([Write(resource=volume_resource(changed), if_version=resource.version)])
+        log.warning("what was left of a job is settled", volume_id=volume.id, job_id=volume.job_id, was=volume.status)
+        count += await _tried(_write_volume(store, resource, settle(volume), now_us))
+    return count
+
+
+class _Lock(msgspec.Struct):
+    """What says whether a volume has to be looked at."""
+
+    status: VolumeStatus
+    job_id: str | None = None
+
+
+_decode_lock = msgspec.json.Decoder(_Lock).decode
+
+
+async def _trees_of_servers(store: Store) -> set[str]:
+    """The trees of jobs that servers are locked for."""
+    locks = {decode_server(one.doc).job_id for one in await store.list_resources(SERVER)}
+    return {await _tree_of(store, job_id) for job_id in locks if job_id is not None}
+
+
+async def _tree_of(store: Store, job_id: str) -> str:
+    """The root of the job's tree; of one that is gone its own id."""
+    try:
+        found = await store.get_job(JobId(job_id))
+    except NotFound:
+        return job_id
+    return found.root_id if isinstance(found, Job) else job_id
+
+
+async def _write_volume(store: Store, resource: Resource, changed: Volume, now_us: int) -> None:
+    changed = msgspec.structs.replace(changed, updated_us=now_us)
+    await store.write_resources([Write(resource=volume_resource(changed), if_version=resource.version)])
 
 
 async def _find_volume(store: Store, volume_id: str) -> Resource | None:
