@@ -171,6 +171,10 @@ class System:
         self.objects = objects
         self.app: App = create_app(self.service, settings, clock, objects=objects, identities=self.identities)
         self.app.state.engine = self.node
+        if "fop" in self.service.kinds:
+            from milepost.work.media.look import look
+
+            self.app.state.look = look
         if self.has_servers:
             from milepost.work.servers.house import Machines
 

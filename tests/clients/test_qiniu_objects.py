@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import json
 import tempfile
 import uuid
@@ -112,6 +113,42 @@ def test_any_key_makes_its_way_there_and_back(cloud: Cloud, key: str) -> None:
     assert [item["key"] for item in ret["items"]] == [key]
     _, info = cloud.buckets.delete(cloud.bucket, key)
     assert info.status_code == 200
+
+
+def test_an_answer_may_ask_what_the_upload_holds(cloud: Cloud) -> None:
+    body = (
+        '{"w":$(imageInfo.width),"h":$(imageInfo.height),"format":$(imageInfo.format),"ave":$(imageAve.RGB),'
+        '"no":$(exif),"nor":$(avinfo.audio),"v":$(avinfo.video.codec_name),"save":$(key)}'
+    )
+    photo = photo_bytes("china.jpg")
+    token = cloud.auth.upload_token(cloud.bucket, policy={"returnBody": body, "saveKey": "$(imageInfo.width)$(ext)"})
+    ret, info = qiniu.put_data(token, None, photo, fname="china.jpg")
+    assert info.status_code == 200, info
+    assert ret.pop("ave").startswith("0x")
+    assert ret == {
+        "w": 640,
+        "h": 427,
+        "format": "jpeg",
+        "no": None,
+        "nor": None,
+        "v": "mjpeg",
+        "save": "640.jpg",
+    }
+
+
+def test_what_no_picture_holds_is_null_in_an_answer(cloud: Cloud) -> None:
+    names = ("imageInfo.width", "exif", "imageAve.RGB", "avinfo.video")
+    body = json.dumps({name: f"$({name})" for name in names}).replace('"$', "$").replace(')"', ")")
+    for data in (b"hello", b"\x89PNG\r\n\x1a\n" + bytes(2000), b"#EXTM3U\nfile:///etc/passwd\n"):
+        ret, info = qiniu.put_data(cloud.auth.upload_token(cloud.bucket, "a", policy={"returnBody": body}), "a", data)
+        assert (info.status_code, ret) == (200, dict.fromkeys(names))
+
+
+def photo_bytes(name: str) -> bytes:
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return (Path(spec.submodule_search_locations[0]) / "datasets" / "images" / name).read_bytes()
 
 
 def test_an_upload_without_a_key_is_named_by_its_hash(cloud: Cloud) -> None:

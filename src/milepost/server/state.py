@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milepost.clock import Clock
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class AppState:
-    """`engine` and `machines` are set by the composition root once they run."""
+    """`engine`, `machines` and `look` are set by the composition root once they run."""
 
     __slots__ = (
         "clock",
@@ -28,6 +30,7 @@ class AppState:
         "hub",
         "identities",
         "kinds",
+        "look",
         "machines",
         "objects",
         "rates",
@@ -58,4 +61,6 @@ class AppState:
         self.rates, self.slots, self.hub, self.http = rates, slots, hub, http
         self.shown: dict[bytes, bytes] = {}  # ETag -> the job's text: see `jobs`
         self.engine: Any = None
+        # what a file holds, for the variables of an upload's answer; None: this server knows nothing of media
+        self.look: Callable[[Path, frozenset[str], Settings], Awaitable[dict[str, Any]]] | None = None
         self.machines: Any = None  # what knows whether a server's machine really runs; None: no servers here

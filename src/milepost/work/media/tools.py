@@ -45,6 +45,7 @@ class Workshop:
     def __init__(self, settings: Settings) -> None:
         self.forks = ForkServer(FORKED, env=CHILD_ENV)
         self.places = asyncio.Semaphore(settings.media_places)
+        self.looks = asyncio.Semaphore(settings.media_places)  # for questions that an upload waits for
 
 
 _WORKSHOPS: WeakKeyDictionary[asyncio.AbstractEventLoop, Workshop] = WeakKeyDictionary()
@@ -66,28 +67,21 @@ async def close_workshop() -> None:
         await found.forks.close()
 
 
-class StepTools:
-    """`commands.Tools` for one step of one item."""
+class LocalTools:
+    """`commands.Tools` for one file that is here: children and programs, no other files and nobody who is told of progress."""
 
     def __init__(
-        self,
-        job: Running,
-        *,
-        origin: Origin,
-        target: Target,
-        mime_type: str,
-        folder: Path,
-        shared: Path,
-        report: Callable[[int, int | None, str, str], Awaitable[None]],
+        self, settings: Settings, places: asyncio.Semaphore, *, origin: Origin, target: Target, mime_type: str, folder: Path
     ) -> None:
-        self.settings: Settings = job.settings
+        self.settings = settings
         self.origin, self.target, self.mime_type, self.folder = origin, target, mime_type, folder
-        self._job, self._shared, self._report = job, shared, report
-        self._workshop = workshop(job.settings)
-        self._fetched: dict[str, Path] = {}
+        self._forks, self._places = workshop(settings).forks, places
 
-    async def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:
-        await self._report(done, total, note, unit)
+    async def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:  # noqa: ARG002
+        return
+
+    async def fetch(self, url: str) -> Path:
+        raise FopFailed(f"failed to GET {redact(url)}: no other file is read here")
 
     async def fork(self, function: str, request: Any, result: type[T]) -> T:
         settings = self.settings
@@ -98,8 +92,8 @@ class StepTools:
             wall_s=settings.media_wall_s,
         )
         try:
-            async with self._workshop.places:
-                answer = await self._workshop.forks.call(function, msgspec.json.encode(request), limits=limits)
+            async with self._places:
+                answer = await self._forks.call(function, msgspec.json.encode(request), limits=limits)
         except ForkServerDied as died:
             raise RetryableError("worker_process_died", f"{died}") from died
         if answer.result is None:
@@ -119,10 +113,33 @@ class StepTools:
         settings = self.settings
         limits = limits or Limits(file_bytes=settings.media_file_bytes_max, wall_s=settings.media_wall_s)
         try:
-            async with self._workshop.places:
+            async with self._places:
                 return await run_process(argv, limits=limits, cwd=self.folder, on_output=on_output)
         except ProgramMissing as missing:
             raise FopFailed(f"{missing} on the server") from missing
+
+
+class StepTools(LocalTools):
+    """`commands.Tools` for one step of one item."""
+
+    def __init__(
+        self,
+        job: Running,
+        *,
+        origin: Origin,
+        target: Target,
+        mime_type: str,
+        folder: Path,
+        shared: Path,
+        report: Callable[[int, int | None, str, str], Awaitable[None]],
+    ) -> None:
+        places = workshop(job.settings).places
+        super().__init__(job.settings, places, origin=origin, target=target, mime_type=mime_type, folder=folder)
+        self._job, self._shared, self._report = job, shared, report
+        self._fetched: dict[str, Path] = {}
+
+    async def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:
+        await self._report(done, total, note, unit)
 
     # --- other files -------------------------------------------------------------------------------------------------
 
@@ -145,6 +162,8 @@ class StepTools:
             if place.bucket.private and place.project != self._job.project:
                 raise NotFound("no such object")
             found = await self._job.buckets.find(place, named[1])
+            if found.object.disabled and place.project != self._job.project:
+                raise Forbidden("the file is disabled")
             await bring(self._job, found.object, path)
             return
         policy = EgressPolicy.from_settings(self.settings)
@@ -209,4 +228,4 @@ async def bring(job: Running, stored: StoredObject, path: Path) -> None:
         raise FopFailed(f"source data is empty or fail to get source data: {error.message}") from error
 
 
-__all__ = ["FORKED", "StepTools", "Workshop", "bring", "close_workshop", "own_object", "workshop"]
+__all__ = ["FORKED", "LocalTools", "StepTools", "Workshop", "bring", "close_workshop", "own_object", "workshop"]

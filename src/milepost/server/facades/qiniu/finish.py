@@ -155,6 +155,8 @@ async def _values(call: Call, upload: Upload, mime_type: str) -> dict[str, varia
     }
     if "bodySha1" in used:
         values["bodySha1"] = await asyncio.to_thread(_sha1, file.path)
+    if call.state.look is not None:
+        values |= await call.state.look(file.path, used, call.state.settings)
     return values
 
 
