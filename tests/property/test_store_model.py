@@ -166,12 +166,13 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(asked=st.lists(ASKED, min_size=1, max_size=3))
     def submit_with_writes(self, asked: list[Asked]) -> None:
         """All of it or nothing: keys that have a job make none and write nothing, also those of the same call."""
-        had = {job.key: job_id for job_id, job in self.jobs.items() if job.key is not None}
-        known, versions, refused = set(had), dict(self.resources), False
+        had: dict[str | None, JobId] = {job.key: job_id for job_id, job in self.jobs.items() if job.key is not None}
+        known: set[str | None] = set(had)
+        versions, refused = dict(self.resources), False
         new = []
         for one in asked:
             new.append(one.key is None or one.key not in known)
-            known.add(one.key or "")
+            known.add(one.key)
             if not new[-1]:
                 continue
             refused = refused or one.must_exist
@@ -351,6 +352,23 @@ class StoreMachine(RuleBasedStateMachine):
         assert not self.is_gone(job)
         self.move(job_id, State.READY).due = job.run_at_us <= self.now_us
         job.expires_us = None
+
+    @precondition(lambda self: any(job.state is State.HELD and job.expires_us is not None for job in self.jobs.values()))
+    @rule(data=st.data(), after_s=st.sampled_from([0, 20, 200]))
+    def act_on_an_order(self, data: st.DataObject, after_s: int) -> None:
+        """Cancelled or released in time, and never after it."""
+        self.now_us += after_s * 1_000_000
+        orders = [id_ for id_, job in self.jobs.items() if job.state is State.HELD and job.expires_us is not None]
+        job_id = data.draw(st.sampled_from(sorted(orders)))
+        if not self.is_gone(self.jobs[job_id]):
+            return
+        cancelling = self.store.cancel_job(job_id, project=None, reason="stop", now_us=self.now_us, expires_us=self.expires_us)
+        for acting in (cancelling, self.store.release_job(job_id, project=None, now_us=self.now_us)):
+            try:
+                self.call(acting)
+            except Expired:
+                continue
+            raise AssertionError("acted on an order that had expired")
 
     def is_gone(self, job: Model) -> bool:
         """Never released, and not pruned yet."""
