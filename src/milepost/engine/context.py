@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from milepost.errors import Conflict, JobCancelled, JobFailed, PartialFailure
-from milepost.job import Claim, Failure, Job, Progress, State, SubJob
+from milepost.job import Claim, Failure, Job, Progress, ProjectId, State, SubJob
 
 if TYPE_CHECKING:
     from milepost.settings import Settings
@@ -188,10 +188,13 @@ class Running(JobFacts):
         assert self._folder is not None
         return self._folder
 
-    async def waiting_in(self, queue: str) -> int:
-        """How many jobs wait to run in this queue and in those whose names begin with it and a dot, of all projects."""
-        depths = await self._store.queue_depths()
-        return sum(one.ready for one in depths if one.name == queue or one.name.startswith(f"{queue}."))
+    async def waiting_in(self, queue: str, *, but: str = "") -> int:
+        """How many of this project's jobs wait to run in this queue and in those whose names begin with it and a dot.
+
+        Those of the queue `but` are not counted.
+        """
+        due = await self._store.count_due(queue, project=ProjectId(self.project))
+        return sum(count for name, count in due.items() if name != but)
 
     @property
     def objects(self) -> Objects:

@@ -285,6 +285,10 @@ class Store(Protocol):
         """Every queue that has a row or an open job, by name."""
         ...
 
+    async def count_due(self, queue: str, *, project: ProjectId) -> dict[str, int]:
+        """How many of the project's jobs are due in this queue and in those whose names begin with it and a dot, by queue."""
+        ...
+
     # --- callbacks -------------------------------------------------------------------------------------------------
 
     async def claim_deliveries(self, *, now_us: int, lease_s: float, limit: int) -> list[Delivery]:

@@ -370,3 +370,7 @@ class SqliteStore(SqliteRecords):
     async def queue_depths(self) -> list[QueueDepth]:
         rows = await self._read_thread(lambda connection: connection.execute(SQL.queue_depths).fetchall())
         return depths_of(await self.list_queues(), rows)
+
+    async def count_due(self, queue: str, *, project: ProjectId) -> dict[str, int]:
+        rows = await self._read_thread(lambda connection: connection.execute(SQL.count_due, (project, queue)).fetchall())
+        return dict(rows)

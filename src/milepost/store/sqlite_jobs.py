@@ -95,6 +95,7 @@ class JobSql(NamedTuple):
     list_queues: str
     set_queue: str
     queue_depths: str
+    count_due: str
     add_delivery: str
 
 

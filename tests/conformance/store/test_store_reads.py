@@ -402,3 +402,16 @@ async def test_depths_count_each_state_of_each_queue(house: House) -> None:
     assert (q.ready, q.held, q.scheduled, q.running, q.waiting, q.oldest_ready_us) == (3, 1, 1, 0, 0, oldest.run_at_us)
     assert (lane.ready, lane.running, lane.waiting, lane.oldest_ready_us) == (0, 1, 1, None)
     assert (depths["empty"].limit, depths["empty"].ready) == (2, 0)
+
+
+async def test_due_jobs_are_counted_by_project_and_queue(house: House) -> None:
+    for queue in ("q", "q.a", "q.a", "q.b.c", "qa", "q-a", "q/a", "p"):
+        await house.add(queue=queue)
+    await house.add(queue="q", project="other")
+    await house.add(queue="q", held=True)
+    await house.add(queue="q", run_at_us=house.now_us + 10**7)
+    await house.running(queue="q.r")
+    own = (await house.add(queue="z")).project
+    assert await house.store.count_due("q", project=own) == {"q": 1, "q.a": 2, "q.b.c": 1}
+    assert await house.store.count_due("q", project=ProjectId("other")) == {"q": 1}
+    assert await house.store.count_due("none", project=own) == {}

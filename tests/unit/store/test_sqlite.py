@@ -204,6 +204,7 @@ HOT: dict[str, tuple[str, int, str]] = {
     "get a job": (SQL.get_job, 1, "PRIMARY KEY"),
     "get a tombstone": (SQL.get_tombstone, 1, "PRIMARY KEY"),
     "find what to claim": (SQL.find_claimable, 5, "job_due"),
+    "count what is due of a project": (SQL.count_due, 2, "job_due"),
     "claim": (SQL.claim_jobs, 3, "PRIMARY KEY"),
     "find what ends": (SQL.find_ending, 1, "PRIMARY KEY"),
     "events of many jobs": (SQL.add_events, 3, "PRIMARY KEY"),

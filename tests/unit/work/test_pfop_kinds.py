@@ -278,6 +278,27 @@ async def test_idle_work_gives_way_to_what_waits(house, monkeypatch):
     assert [str(item.state) for item in await house.ended(idle)] == ["succeeded"]
 
 
+@pytest.mark.parametrize(
+    ("project", "queue"), [("default", "media.default.fast"), ("other", "media"), ("other", "media.other.fast")]
+)
+async def test_idle_work_gives_way_to_its_own_project_only(house, monkeypatch, project, queue):
+    monkeypatch.setattr(pfop, "IDLE_PAUSE_S", 0.1)
+    await house.pause(queue, True)
+    waiting = await house.submit("imageInfo", project=project, queue=queue)
+    idle = await house.submit("imageInfo", idle=True, queue="media.idle")
+
+    async def looked() -> bool:
+        items = await house.items(idle)
+        return any([await house.happened(item, "snoozed") or item.ended_us is not None for item in items])
+
+    await house.until(looked)
+    gave_way = any([await house.happened(item, "snoozed") for item in await house.items(idle)])
+    assert gave_way == (project == "default")
+    await house.pause(queue, False)
+    await house.ended(waiting)
+    assert [str(item.state) for item in await house.ended(idle)] == ["succeeded"]
+
+
 async def run_for_ever(_spec: object, source: Path, _out: Path, tools: Tools) -> Output:
     ended = await tools.run_program(["sh", "-c", f"echo $$ > {source.parent.parent}/pid; sleep 600"])
     raise AssertionError(ended)

@@ -6,7 +6,7 @@ Rules
    A worker that lost the job stores nothing; what a crash leaves is swept by its record (`store/loose.py`).
 3. An output whose key is known and taken is not made again: the old object is the answer (`return_old` 1), unless `force`.  An
    object that an earlier attempt of this very job stored is its own (`return_old` 0).
-4. Idle work gives way: it goes back to its queue while other media work waits.
+4. Idle work gives way: it goes back to its queue while other media work of its project waits.
 5. Cancelling kills what runs at once; the job's folder goes with the job.
 
 Source: qiniu/api-specs media/{pfop,prefop}.yml; qiniu/developer.qiniu.com docs/v6/api/reference/fop/{pfop,persistent-fop}.md.
@@ -38,6 +38,7 @@ from milepost.work.threads import in_thread
 
 FAILED = "fop_failed"
 NO_SOURCE = "source data is empty or fail to get source data"
+QUEUE, IDLE_QUEUE = "media", "media.idle"  # a pipeline is `media.<project>.<name>`
 IDLE_PAUSE_S = 5.0
 PIECE_BYTES = 4 << 20
 OWN = "stored"  # the file in the job's folder that names the bytes which its attempts stored
@@ -124,7 +125,7 @@ def failure(message: str, index: int) -> PermanentError:
 
 
 async def _others_wait(job: Running) -> bool:
-    return await job.waiting_in("media") > await job.waiting_in("media.idle")
+    return await job.waiting_in(QUEUE, but=IDLE_QUEUE) > 0
 
 
 def _fresh(folder: Path) -> None:

@@ -312,6 +312,16 @@ SELECT queue, 'running', COUNT(*), NULL FROM job WHERE state = 'running' AND lea
 UNION ALL
 SELECT queue, state, COUNT(*), NULL FROM job WHERE state = 'held' OR state = 'waiting' GROUP BY queue, state;
 
+-- name: count_due
+-- The due jobs of one project in a queue and in those whose names begin with it and a dot: "/" is the character behind the dot.
+-- params: project, queue
+-- returns: queue, count
+SELECT queue, COUNT(*) FROM job
+ WHERE state = 'ready' AND due = 1 AND project = :project AND queue = :queue GROUP BY queue
+UNION ALL
+SELECT queue, COUNT(*) FROM job
+ WHERE state = 'ready' AND due = 1 AND project = :project AND queue > :queue || '.' AND queue < :queue || '/' GROUP BY queue;
+
 -- name: add_delivery
 -- params: id, job_id, project, url, event, now_us
 INSERT INTO delivery (id, job_id, project, url, event, state, next_us, created_us)
