@@ -36,6 +36,7 @@ KNOWN_MAX = 100_000
 SUB_JOBS_MAX = 1000
 LISTED_MIN = 4  # jobs for which a page of all tasks is cheaper than asking for each
 PAGE = 100
+WHOLE = 10  # jobs on a page with inputs and results: each may be large
 
 
 class Sends(Protocol):
@@ -199,23 +200,27 @@ class Channel:
         if dialect.bulk_max and len(ids) > 1:
             for start in range(0, len(ids), dialect.bulk_max):
                 chunk = ids[start : start + dialect.bulk_max]
-                await self._take_page(chunk, Query(ids=tuple(chunk), page_size=len(chunk)), waiting, answered)
+                ended = await self._take_page(chunk, Query(ids=tuple(chunk), page_size=len(chunk)), waiting, answered)
+                for first in range(0, len(ended), WHOLE):  # with their results
+                    some = ended[first : first + WHOLE]
+                    await self._take_page(some, Query(ids=tuple(some), page_size=WHOLE, full=True), waiting, answered)
         elif dialect.lists and not dialect.bulk_max and len(ids) >= LISTED_MIN:
             await self._take_page(ids, Query(page_size=PAGE), waiting, answered)
         return answered
 
     async def _take_page(
         self, ids: Sequence[str], query: Query, waiting: dict[str, asyncio.Future[Probed]], answered: set[str]
-    ) -> None:
+    ) -> list[str]:
+        """Answer as many as a page can; returns those that it shows as ended, without saying how."""
         now_s = self._clock.monotonic_s()
         if now_s < self._down_until_s:
-            return
+            return []
         pause_s = self._turn(ids)
         if pause_s > HOLD_S:
             for job_id in ids:
                 waiting[job_id].set_result(Probed(pause_s))
             answered.update(ids)
-            return
+            return []
         await self._clock.sleep(pause_s)
         reply = await self._ask(self.session.dialect.list_jobs(query))
         self._heard(reply)
@@ -224,15 +229,19 @@ class Channel:
                 for job_id in ids:
                     waiting[job_id].set_result(self._absorb(self._of(job_id), reply))
                 answered.update(ids)
-            return
+            return []
         try:
             views = {view.id: view for view in self.session.dialect.read_page(reply).views}
         except ProtocolError:
-            return
+            return []
         now_s, cadence = self._clock.monotonic_s(), self.session.cadence
+        ended = []
         for job_id in ids:
             view = views.get(job_id)
-            if view is None or view.done:  # a page leaves results out
+            if view is None:
+                continue
+            if view.done and not query.full:
+                ended.append(job_id)
                 continue
             known = self._of(job_id)
             known.stats.probes += 1
@@ -243,6 +252,7 @@ class Channel:
                 Probed(cadence.after_answer(known.age_s(now_s), None, self._random, durations), view=known.view)
             )
             answered.add(job_id)
+        return ended
 
     def _of(self, job_id: str) -> Known:
         known = self._known.get(job_id)
