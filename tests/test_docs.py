@@ -128,7 +128,7 @@ def test_every_limit_is_on_the_page_of_limits() -> None:
 
 def test_every_metric_is_in_the_reference(page_folder: Folder) -> None:
     """Asked from a server that has run a job, so that counters with labels are there."""
-    url = page_folder.serve([])
+    url = page_folder.serve(["serve"])
     submitted = page_folder.run([sys.executable, "-c", SUBMIT, url])
     assert submitted.returncode == 0, submitted.stderr
     names = page_folder.run([sys.executable, "-c", METRICS, url]).stdout.split()
@@ -252,11 +252,11 @@ class Folder:
         )  # fmt: skip
 
     def serve(self, arguments: list[str]) -> str:
-        """Start `milepost serve` and wait for its ready line; its URL."""
+        """Start `milepost serve` or `rehearse` and wait for its ready line; its URL."""
         log = self.path / f"server-{len(self.servers)}.log"
         with log.open("wb") as out:
             server = subprocess.Popen(
-                [str(Path(sys.executable).parent / "milepost"), "serve", *arguments],
+                [str(Path(sys.executable).parent / "milepost"), *arguments],
                 cwd=self.path, env=self.env, stdout=out, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self.servers.append(server)
@@ -314,8 +314,8 @@ def run_console(folder: Folder, text: str, where: str) -> None:
     for command, expected in commands:
         if command.endswith("&"):
             words = command.removesuffix("&").split()
-            assert words[:2] == ["milepost", "serve"], f"{where}: only a server runs on"
-            folder.serve(words[2:])
+            assert words[:2] in (["milepost", "serve"], ["milepost", "rehearse"]), f"{where}: only a server runs on"
+            folder.serve(words[1:])
             continue
         done = folder.run(command)
         assert done.returncode == 0, f"{where}: {command}\n{done.stdout}{done.stderr}"

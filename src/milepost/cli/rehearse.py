@@ -13,9 +13,7 @@ from milepost.cli.show import Show
 
 
 def rehearse(
-    scenario: Annotated[
-        str, typer.Argument(metavar="SCENARIO", help="TOML file: what jobs there are and what breaks")
-    ],
+    scenario: Annotated[str, typer.Argument(metavar="SCENARIO", help="TOML file: what jobs there are and what breaks")],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="port; 0 takes a free one")] = 0,
     virtual: Annotated[
