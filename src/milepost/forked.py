@@ -7,6 +7,7 @@ import ctypes
 import gc
 import importlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -206,8 +207,6 @@ def _close_descriptors(data: int, print_to: int) -> int:
 
 
 def _set_limits(limits: Limits) -> None:
-    import resource
-
     def set_limit(which: int, soft: int | None, hard: int | None = None) -> None:
         if soft is None:
             return
