@@ -26,7 +26,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 FLOOR_PER_S = 0.1  # no server is asked less often than that
-LOW_PER_S = 2.0  # nor less often than that, unless it refuses many times in a row
+LOW_PER_S = 4.0  # nor less often than that, unless it refuses many times in a row
 MANY = 3
 MEMORY_S = 2.0  # over which the rate of requests is measured, where no limit was given
 REGAIN, REGAIN_SLOWLY = 1.15, 1.02  # by which each good answer raises the rate; slowly near the one that was too fast,

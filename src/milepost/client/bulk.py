@@ -28,7 +28,7 @@ import msgspec
 from milepost.client.cadence import Cadence
 from milepost.client.dialects import Query
 from milepost.client.ends import QUIET_S, Deadline, many_given_up
-from milepost.client.feed import Feed
+from milepost.client.feed import Feed, Opened
 from milepost.client.known import Known, absorb, take_listed
 from milepost.client.places import LOOK_S, News
 from milepost.client.session import Reply, Session
@@ -307,8 +307,8 @@ class Bulk:
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
-    def _receive(self, flight: Flight | Feed, answer: Any) -> Steps[None]:
-        if isinstance(flight, Feed):
+    def _receive(self, flight: Flight | Opened, answer: Any) -> Steps[None]:
+        if isinstance(flight, Opened):
             self._hear_feed(flight, answer)
             return
         self._flights.discard(flight)
@@ -362,8 +362,9 @@ class Bulk:
         except ProtocolError:
             self._refuse_lists(flight)
             return
-        if flight.way == "full" and len(reply.body) > LARGE_BYTES:
-            self._full_max = max(1, self._full_max // 2)
+        if flight.way == "full":
+            large = len(reply.body) > LARGE_BYTES
+            self._full_max = max(1, self._full_max // 2) if large else min(self._full_max * 2, self.session.dialect.bulk_max)
         covered = self._feed is not None and self._feed.covered_s is not None and flight.asked_s >= self._feed.covered_s
         for index in flight.jobs:
             known = self.jobs[index]
@@ -438,11 +439,12 @@ class Bulk:
 
     # --- the stream -------------------------------------------------------------------------------------------------
 
-    def _hear_feed(self, feed: Feed, reply: Any) -> None:
-        if feed is not self._feed:
+    def _hear_feed(self, opened: Opened, reply: Any) -> None:
+        feed = self._feed
+        if feed is None:
             return
         was_s = feed.covered_s
-        for event in feed.receive(reply):
+        for event in feed.receive(opened, reply):
             index = self._index.get(event.job_id)
             if index is not None and event.state in FINAL:
                 if self._at[index] == OPEN:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -166,7 +166,7 @@ def follow_events(session: Session, job_id: str, *, after: int, tree: bool) -> S
         if isinstance(reply, Response) and reply.status == 204:
             return
         if isinstance(reply, Response) and reply.status == 200:
-            parser, part = EventParser(after), b""
+            parser, part = NativeEvents(after), b""
             while isinstance(part := (yield Read()), bytes):
                 failures = 0
                 for one in parser.feed(part):
@@ -197,7 +197,10 @@ def open_stream(session: Session, request: Any, timeout_s: float) -> Steps[Any]:
     return reply
 
 
-class EventParser:
+E = TypeVar("E")
+
+
+class EventParser(Generic[E]):
     """Server-sent events from bytes that arrive in any pieces.  Source: the HTML standard, section 9.2.6."""
 
     def __init__(self, last_id: int = 0) -> None:
@@ -205,7 +208,7 @@ class EventParser:
         self.last_known = False  # whether the stream said where it is
         self._rest = b""
 
-    def feed(self, part: bytes) -> list[native_wire.NativeEvent]:
+    def feed(self, part: bytes) -> list[E]:
         """The events that are complete now.  Errors: ProtocolError."""
         *blocks, self._rest = (self._rest + part).replace(b"\r\n", b"\n").split(b"\n\n")
         found = []
@@ -221,6 +224,13 @@ class EventParser:
             if data:
                 found.append(self._event(b"\n".join(data)))
         return found
+
+    def _event(self, data: bytes) -> E:
+        raise NotImplementedError
+
+
+class NativeEvents(EventParser[native_wire.NativeEvent]):
+    """Whole events."""
 
     def _event(self, data: bytes) -> native_wire.NativeEvent:
         try:

@@ -9,17 +9,44 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from milepost.client.calls import FOREVER_S, SILENCE_S, EventParser
 from milepost.client.dialects.native import Native
 from milepost.client.session import Session
 from milepost.client.steps import Ask, Open, Send, Steps
-from milepost.errors import ProtocolError, Unreachable
+from milepost.errors import Unreachable
 from milepost.wire import Response
-from milepost.wire.native import NativeEvent
 
 HOLD_S = 2.0  # the first look at the jobs waits so long for the stream to be open
 AT_ONCE_S = 0.2  # a stream that had been open is opened again after so long
 AGAIN_CAP_S = 60.0
+
+
+class End(msgspec.Struct, frozen=True):
+    """What a bulk wait needs of an event; of one that it cannot read, nothing."""
+
+    job_id: str = ""
+    state: str = ""
+
+
+_decode = msgspec.json.Decoder(End).decode
+
+
+class Ends(EventParser[End]):
+    """Reads events of servers that know more states and types than we do."""
+
+    def _event(self, data: bytes) -> End:
+        try:
+            return _decode(data)
+        except msgspec.DecodeError:
+            return End()
+
+
+class Opened(msgspec.Struct, frozen=True, eq=False):
+    """One opening of the stream: what comes of an earlier one is not heard any more."""
+
+    feed: Feed
 
 
 class Feed:
@@ -27,7 +54,8 @@ class Feed:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._parser = EventParser()
+        self._parser = Ends()
+        self._opened: Opened | None = None
         self._failures = 0
         self.next_s = session.clock.monotonic_s()  # when it is opened next
         self.hold_s = self.next_s  # nothing is asked before
@@ -43,16 +71,15 @@ class Feed:
         self.hold_s = now_s + HOLD_S if not self._failures and not self._parser.last_id else now_s
         request = dialect.project_events(after=self._parser.last_id)
         timeout_s = min(timeout_s or FOREVER_S, FOREVER_S)
-        yield Send(self, Open(Ask(session.addressed(request), timeout_s), min(SILENCE_S, timeout_s)))
+        self._opened = Opened(self)
+        yield Send(self._opened, Open(Ask(session.addressed(request), timeout_s), min(SILENCE_S, timeout_s)))
 
-    def receive(self, reply: Any) -> list[NativeEvent]:
+    def receive(self, opened: Opened, reply: Any) -> list[End]:
         """What the stream brought: its answer, a part, or its end."""
+        if opened is not self._opened:
+            return []
         if isinstance(reply, bytes):
-            try:
-                events = self._parser.feed(reply)
-            except ProtocolError:
-                self._break()
-                return []
+            events = self._parser.feed(reply)
             if self.covered_s is None and self._parser.last_known:
                 self.covered_s = self.hold_s = self._session.clock.monotonic_s()
                 self._failures = 0
@@ -60,7 +87,7 @@ class Feed:
         if isinstance(reply, Response):
             if reply.status == 200 and "event-stream" in reply.headers.get("content-type", "text/event-stream"):
                 self.resumed = self._parser.last_id > 0
-                self._parser = EventParser(self._parser.last_id)
+                self._parser = Ends(self._parser.last_id)
                 return []
             self.refused = not self._session.dialect.read_error(reply, None).retryable
         if reply is None or isinstance(reply, Response | Unreachable):
@@ -70,7 +97,7 @@ class Feed:
     def _break(self) -> None:
         """It ended, or could not be opened; the same stream brings nothing more."""
         now_s = self._session.clock.monotonic_s()
-        was_open, self.covered_s, self.hold_s = self.covered_s is not None, None, now_s
+        was_open, self.covered_s, self.hold_s, self._opened = self.covered_s is not None, None, now_s, None
         self._failures = 0 if was_open else self._failures + 1
         cadence, random = self._session.cadence, self._session.random
         self.next_s = now_s + (AT_ONCE_S if was_open else min(AGAIN_CAP_S, cadence.after_failure(self._failures + 3, random)))

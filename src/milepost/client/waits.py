@@ -13,7 +13,7 @@ import msgspec
 
 from milepost.client.bulk import Bulk
 from milepost.client.cadence import Cadence
-from milepost.client.calls import EventParser, open_stream
+from milepost.client.calls import NativeEvents, open_stream
 from milepost.client.dialects import Query
 from milepost.client.ends import QUIET_S, Deadline, given_up
 from milepost.client.known import Known, absorb, take
@@ -291,7 +291,7 @@ def watch(session: Session, known: Known, *, timeout_s: float | None, cadence: C
             request = session.dialect.events(known.id, after=last_id, tree=True, stream=True)
             reply = yield from open_stream(session, request, deadline.left_s or 0.001)
             if isinstance(reply, Response) and reply.status == 200:
-                parser = EventParser(last_id)
+                parser = NativeEvents(last_id)
                 looked_s = session.clock.monotonic_s()
                 while isinstance(part := (yield Read()), bytes):
                     if parser.feed(part):

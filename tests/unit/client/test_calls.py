@@ -275,10 +275,10 @@ def test_a_stream_in_any_pieces_gives_the_same_events() -> None:
         "data": {"a": "\n"},
     }
     raw = b": hello\r\n\r\nretry: 5\nid: 3\n\nid: 7\nevent: failed\ndata: " + msgspec.json.encode(body) + b"\n\nid: 8\ndata"
-    whole = calls.EventParser()
+    whole = calls.NativeEvents()
     (event,) = whole.feed(raw)
     assert (event.id, bytes(event.data)) == (7, b'{"a":"\\n"}')
-    pieces = calls.EventParser()
+    pieces = calls.NativeEvents()
     found = [event for at in range(len(raw)) for event in pieces.feed(raw[at : at + 1])]
     assert (found, pieces.last_id) == ([event], whole.last_id == 7 and 7)
 
