@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.figure import Figure
 from bench.figures import (
+    budget,
     cadence,
     full_table,
     huawei,
@@ -11,6 +12,7 @@ from bench.figures import (
     image_import,
     latency,
     list_page,
+    many_waits,
     qiniu,
     status_get,
     submit_http,
@@ -34,4 +36,6 @@ FIGURES: tuple[Figure, ...] = (
     qiniu.TRANSCODES,
     qiniu.STATUS,
     cadence.FIGURE,
+    budget.FIGURE,
+    many_waits.FIGURE,
 )
