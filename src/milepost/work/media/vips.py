@@ -31,9 +31,25 @@ EXIF_TYPES = {
 _EXIF_VALUE = re.compile(r".*? \((.*), (\w+), \d+ components?, \d+ bytes?\)", re.DOTALL)
 _WARM = ("jpegload", "jpegsave", "thumbnail", "thumbnail_image", "pngload", "pngsave", "webpload", "webpsave", "crop", "autorot")
 
+
+def _warm() -> None:
+    """What the binding makes at its first use is made before anything is forked.  No pixel is computed: that starts threads."""
+    for name in _WARM:
+        pyvips.Introspect.get(name)
+    for name in ("jpegload", "thumbnail"):
+        getattr(pyvips.Image, name)  # its documentation, which is written at the first look
+    image = pyvips.Image.new_from_memory(bytes(8 * 6 * 3), 8, 6, 3, "uchar").copy(interpretation="srgb")
+    small = image.thumbnail_image(4, height=3, size="force", no_rotate=True).crop(0, 0, 2, 2)
+    for field in small.get_fields():
+        small.get(field)
+    try:
+        pyvips.Image.jpegload("/dev/null", fail_on="error").jpegsave("/dev/null", Q=75, interlace=False, keep=0)
+    except pyvips.Error:  # it is no picture
+        pass
+
+
 restrict()
-for _name in _WARM:
-    pyvips.Introspect.get(_name)
+_warm()
 
 
 @forked(Work)
