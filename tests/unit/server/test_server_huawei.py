@@ -347,7 +347,7 @@ async def test_a_root_volume_without_a_size_is_as_large_as_its_image(cloud: Hous
     )
     asked = {"server": {**NEW, "root_volume": {"volumetype": "SAS"}}}
     missing = await cloud.web.post("/v1/p1/cloudservers", asked)
-    assert (missing.status, missing.json["error"]["code"]) == (400, "Ecs.0005")
+    assert (missing.status, missing.json["error"]["code"]) == (400, "Ecs.0031")  # as an image of another project
     await put(cloud, IMAGE, IMAGE_ID, encode_image(image))
     made = await cloud.web.post("/v1/p1/cloudservers", asked)
     assert made.status == 200

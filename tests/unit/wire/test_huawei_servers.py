@@ -273,6 +273,11 @@ def test_an_empty_body_has_a_code_of_its_own() -> None:
     assert refusal(ecs.read_create, b"{").code == "Ecs.0005"
 
 
+def test_a_body_that_is_no_object_is_told_once() -> None:
+    found = refusal(ecs.read_create, b"[]")
+    assert (found.code, found.message) == ("Ecs.0005", "Expected `object`, got `array`")
+
+
 def test_power_is_one_action() -> None:
     ids = [{"id": ID}, {"id": ID.upper()}]
     assert ecs.read_action(msgspec.json.encode({"os-start": {"servers": ids}})).input == {"server_ids": [ID]}

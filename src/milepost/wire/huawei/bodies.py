@@ -67,9 +67,8 @@ def read_body(decode: Callable[[bytes], T], body: bytes, codes: Codes) -> T:
     try:
         return decode(body)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).rpartition(" - at `$")
+        text, _, path = str(error).partition(" - at `$")  # nothing of the body's own is in the message
         where = path.removesuffix("`").removeprefix(".")
-        text = message or str(error)
         refuse(codes.of(where), f"{where}: {text}" if where else text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         refuse(codes.syntax, f"The request body is not JSON: {error}" if body else "The request body is empty.")

@@ -20,7 +20,7 @@ from milepost.server.facades.huawei.evs import find_volume
 from milepost.server.facades.huawei.servers import find_server
 from milepost.server.http import Reply
 from milepost.wire.huawei import ecs
-from milepost.wire.huawei.bodies import Ask, read_query, refuse
+from milepost.wire.huawei.bodies import Ask, read_query
 from milepost.wire.huawei.errors import Service
 from milepost.wire.huawei.evs import read_volume_id
 from milepost.wire.huawei.jobs import job_hex
@@ -67,14 +67,14 @@ async def create_servers(call: Call) -> Reply:
 
 
 async def _fill_root_size(call: Call, spec: dict[str, Any]) -> None:
-    """A root volume without a size is as large as its image needs.  Errors: Refusal when the image is not there."""
+    """A root volume without a size is as large as its image needs.  Errors: NotFound."""
     root = spec["root_volume"]
     if root["size"] is not None:
         return
     try:
         image = decode_image((await call.state.store.get_resource(IMAGE, spec["image_id"])).doc)
     except NotFound:
-        refuse("Ecs.0005", f"server.imageRef: image {spec['image_id']} could not be found.")
+        raise NotFound(f"image_id: no image {spec['image_id']}", reason="image_not_found") from None  # as another project's
     root["size"] = max(1, image.min_disk, -(-(image.virtual_size or image.size or 0) // GIB))
 
 
