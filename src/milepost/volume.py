@@ -51,8 +51,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
 class Volume(msgspec.Struct, kw_only=True):
     """One volume.  `size_gib` is what a guest sees; `file` is the name of the disk image in the folder `volumes`.
 
-    `job_id` is the job that changes it now; None while nobody does, so it is the volume's lock.  `status_before` is what its status
-    was then, and what it is again when that job never ran; `size_asked_gib` is what it is being extended to.
+    `job_id` is the job that changes it now; None while nobody does, so it is the volume's lock.  `status_before` is what its
+    status was then, and what it is again when that job never ran; `size_asked_gib` is what it is being extended to.
     """
 
     id: str

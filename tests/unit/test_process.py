@@ -107,7 +107,7 @@ async def test_a_caller_cancelled_at_any_turn_of_the_start_leaves_no_process_beh
     running = asyncio.create_task(run_process(["sh", "-c", f"sleep 600 & echo $$ $! > {pids}; wait"], limits=Limits()))
     for _ in range(turns):
         await asyncio.sleep(0)
-    time.sleep(0.05)  # noqa: ASYNC251  # the program goes on while the loop stands still: its children start before asyncio knows of it
+    time.sleep(0.05)  # the program goes on while the loop stands still: its children start before asyncio knows of it
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(running, 20)

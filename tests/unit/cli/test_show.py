@@ -8,8 +8,8 @@ from rich.text import Text
 
 from milepost import errors
 from milepost.cli import doctor
-from milepost.cli.exits import Exit, exit_of, exit_of_many, exit_of_view
 from milepost.cli.demo.source import make_image
+from milepost.cli.exits import Exit, exit_of, exit_of_many, exit_of_view
 from milepost.cli.show import Show, amount, counts_text, duration, error_json, job_json, percent, plain_line, tree
 from milepost.job import Failure, Progress, State
 from milepost.wire import JobView

@@ -219,7 +219,7 @@ def test_the_project_comes_from_the_sdks_variable_too() -> None:
 
 
 def test_an_unknown_wire_is_answered_with_all_names() -> None:
-    with pytest.raises(errors.InvalidInput, match="native, glance, qiniu, huawei-ecs, huawei-evs, huawei-bms, huawei-ims, huawei-sdrs"):
+    with pytest.raises(errors.InvalidInput, match="native, glance, qiniu, huawei-ecs, huawei-evs, huawei-bms"):
         dialect("huawei")
 
 
