@@ -92,7 +92,7 @@ class ObjectStore:
         if self.root is None:
             await self._upload(key, path, on_progress)
         else:
-            size_bytes = (await asyncio.to_thread(path.stat)).st_size
+            size_bytes = 0 if on_progress is None else (await asyncio.to_thread(path.stat)).st_size
             await _in_thread(_move_durably, path, self.root, key)
             if on_progress is not None:
                 await on_progress(size_bytes)

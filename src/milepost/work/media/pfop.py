@@ -41,6 +41,7 @@ NO_SOURCE = "source data is empty or fail to get source data"
 QUEUE, IDLE_QUEUE = "media", "media.idle"  # a pipeline is `media.<project>.<name>`
 IDLE_PAUSE_S = 5.0
 PIECE_BYTES = 4 << 20
+SHARED = "shared"  # the folder of what the steps of one item fetched
 OWN = "stored"  # the file in the job's folder that names the bytes which its attempts stored
 
 
@@ -130,7 +131,7 @@ async def _others_wait(job: Running) -> bool:
 
 def _fresh(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    (folder / SHARED).mkdir(parents=True)
 
 
 class Item:
@@ -212,8 +213,7 @@ class Item:
             size_bytes=source.size_bytes,
             mime_type=source.mime_type,
         )
-        shared = self.folder / "shared"
-        await in_thread(shared.mkdir)
+        shared = self.folder / SHARED
         mime_type, output = source.mime_type, Output.info(None)
         for index, step in enumerate(self.fop.steps):
             await self.job.progress(index, len(self.fop.steps), step.command.name, unit="steps")
