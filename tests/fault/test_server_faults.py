@@ -6,6 +6,7 @@ What must hold is read from the database file, the folder and the host's process
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from fault_rig import House, Server, traffic, until
+from test_full_disk import fill, small_disk
 from test_volume_faults import check_volumes, ended, files, make_image, submit, volumes
 
 from milepost.machines import Machine
@@ -30,6 +32,8 @@ pytestmark = [
         reason="needs qemu-system-x86_64 and qemu-img (packages qemu-system-x86 and qemu-utils)",
     ),
 ]
+
+__all__ = ["small_disk"]
 
 CREATE = ["taken", "disc", "launched", "booted", "noted", "released"]
 ATTACH = ["taken", "plugged", "noted"]
@@ -238,3 +242,34 @@ async def test_machines_killed_while_the_service_was_down_show_when_it_is_back(h
     until(lambda: servers(house)[0]["vm_state"] == "error", what="the crash shows")
     assert servers(house)[0]["id"] == made["id"]
     assert server.stop() == 0
+
+
+async def test_a_full_disk_fails_a_create_by_name_and_leaves_nothing_of_it(house: House, small_disk: Path) -> None:
+    """The small disk holds the machines' folders alone; the database and the volumes have room."""
+    house.data.mkdir()
+    (house.data / "servers").symlink_to(small_disk)
+    server = house.start()
+    image_id = await make_image(house, server, bytes(1 << 20))
+    wanted = {**spec(image_id), "user_data": base64.b64encode(bytes(8192)).decode()}
+    made = await ended(house, server, "createServer", server=wanted)
+    filler = small_disk / "filler"
+    fill(filler)
+    failed = await ended(house, server, "createServer", server=wanted)
+    assert (failed["state"], failed["error"]["code"]) == ("failed", "sub_jobs_failed")
+    ((error,),) = house.ask("SELECT error FROM job WHERE kind = 'createSingleServer' AND state = 'failed'")
+    assert json.loads(error)["code"] == "disk_full"
+    alive, broken = servers(house)
+    assert (alive["vm_state"], broken["vm_state"], broken["disks"], broken["job_id"]) == ("active", "error", [], None)
+    assert "disk is full" in broken["fault"]["message"]
+    assert [one["attachments"][0]["server_id"] for one in volumes(house)] == [alive["id"]]
+    assert (machine(house, alive["id"]).look().running, sorted(small_disk.iterdir())) == (
+        True,
+        [small_disk / alive["id"], filler],
+    )
+    filler.unlink()
+    assert (await ended(house, server, "deleteServer", server_ids=[broken["id"]]))["state"] == "succeeded"
+    assert (await ended(house, server, "createServer", server=wanted))["state"] == "succeeded"
+    assert (await ended(house, server, "deleteServer", server_ids=[one["id"] for one in servers(house)]))["state"] == "succeeded"
+    assert server.stop() == 0
+    assert made["state"] == "succeeded"
+    assert (servers(house), check_volumes(house), files(house), list(small_disk.iterdir())) == ([], [], [], [])

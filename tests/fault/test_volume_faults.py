@@ -49,7 +49,7 @@ async def submit(calls: Traffic, kind: str, **spec: Any) -> str:
     return str(job["id"])
 
 
-async def ended(house: House, server: Server, kind: str, **spec: Any) -> dict[str, Any]:
+async def ended(house: House, server: Server, kind: str, /, **spec: Any) -> dict[str, Any]:
     """The job, once it and all others are final."""
     async with traffic(house, server) as calls:
         job_id = await submit(calls, kind, **spec)
