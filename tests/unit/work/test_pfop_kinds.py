@@ -15,6 +15,7 @@ from media_house import MediaHouse, media_house
 from photo_house import animation, color_at, like, photo, quarters
 
 from milepost.bucket import etag
+from milepost.store.buckets import Buckets
 from milepost.work.media import pfop
 from milepost.work.media.commands import COMMANDS, BadCommand, Command, Output, Tools, register
 from milepost.work.media.grammar import automatic_key, encode_entry, encode_text
@@ -297,6 +298,17 @@ async def test_idle_work_gives_way_to_its_own_project_only(house, monkeypatch, p
     await house.pause(queue, False)
     await house.ended(waiting)
     assert [str(item.state) for item in await house.ended(idle)] == ["succeeded"]
+
+
+async def test_a_disabled_object_of_another_project_is_not_read_even_from_a_public_bucket(house):
+    await house.bucket("open", project="other", private=False)
+    await house.put("mark.jpg", CHINA, bucket="open")
+    url = encode_text("kodo://open/mark.jpg")
+    assert (await house.result(f"watermark/1/image/{url}/ws/0.2"))["key"]
+    buckets = Buckets(house.store, house.system.objects, house.system.clock.now_us)
+    await buckets.change(await buckets.find_bucket("open"), "mark.jpg", disabled=True)
+    message, index = await house.failure(f"watermark/1/image/{url}/ws/0.3")
+    assert (message, index) == ("failed to GET kodo://open/mark.jpg: the file is disabled", 0)
 
 
 async def run_for_ever(_spec: object, source: Path, _out: Path, tools: Tools) -> Output:
