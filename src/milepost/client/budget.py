@@ -27,7 +27,7 @@ import msgspec
 
 FLOOR_PER_S = 0.1  # no server is asked less often than that
 LOW_PER_S = 4.0  # nor less often than that, unless it refuses many times in a row
-MANY = 3
+MANY = 6
 MEMORY_S = 2.0  # over which the rate of requests is measured, where no limit was given
 REGAIN, REGAIN_SLOWLY = 1.15, 1.02  # by which each good answer raises the rate; slowly near the one that was too fast,
 NEAR, LONG_S = 0.9, 60.0  # until it was that for so long

@@ -27,7 +27,7 @@ import msgspec
 
 from milepost.client.cadence import Cadence
 from milepost.client.dialects import Query
-from milepost.client.ends import QUIET_S, Deadline, many_given_up
+from milepost.client.ends import GRACE_S, QUIET_S, Deadline, many_given_up
 from milepost.client.feed import Feed, Opened
 from milepost.client.known import Known, absorb, take_listed
 from milepost.client.places import LOOK_S, News
@@ -44,7 +44,6 @@ SOON_S = 0.5  # a probe due so soon joins a list that goes out now
 COVERED_S = 900.0  # a job that a stream or a sweep tells of is asked for by its id so often, to be sure
 DOWN = 3  # requests in a row without a usable answer: the server is in trouble, not a job
 LARGE_BYTES = 4_000_000  # a list of results that is larger is asked for in smaller parts
-GRACE_S = 1.0  # after the end of the wait, for what is under way
 
 OPEN, FLYING, ENDED, FOLLOWED, OVER = range(5)  # a job is: due or ready, asked about, to be fetched, asked about elsewhere, out
 

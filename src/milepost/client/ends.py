@@ -10,6 +10,7 @@ from milepost.client.session import Session
 from milepost.errors import MilepostError, Unreachable, WaitTimeout
 
 QUIET_S = 300.0  # a wait without a timeout gives up on a server that has not answered for so long
+GRACE_S = 1.0  # after the end of a wait, for what is under way
 NAMED_MAX = 20  # jobs that a command line names; more are better read from a file
 
 

@@ -191,12 +191,17 @@ def _age_s(view: JobView, reply: Response) -> float:
     """By the server's clock alone: its `Date` against the job's own instants."""
     if view.created_us is None:
         return 0.0
+    now_us = sent_us(reply) or max(view.updated_us or 0, view.created_us)
+    return max(0.0, (now_us - view.created_us) / 1e6)
+
+
+def sent_us(reply: Response) -> int | None:
+    """When the server sent it, by its own clock, in whole seconds; None when it does not say."""
     try:
         at = parsedate_to_datetime(reply.headers["date"])
-        now_us = int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6)
     except (KeyError, ValueError):
-        now_us = max(view.updated_us or 0, view.created_us)
-    return max(0.0, (now_us - view.created_us) / 1e6)
+        return None
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()) * 1_000_000
 
 
 def parse_instant(value: datetime | str | None) -> str | None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from milepost.client.dialects import Query
-from milepost.client.known import Known, take_listed
+from milepost.client.known import Known, sent_us, take_listed
 from milepost.client.session import Session
 from milepost.errors import ProtocolError
 from milepost.wire import Request, Response
@@ -35,7 +35,7 @@ class Sweep:
         self._session = session
         self._owners: set[str | None] = set()
         self._since_us: int | None = None  # newest change that was seen
-        self._newest_us: int | None = None  # of this sweep
+        self._newest_us = 0  # of this sweep, or when the server answered it
         self._first_s = 0.0  # when this sweep began
         self._pages = self._poor = 0
         self._request: Request | None = None
@@ -51,7 +51,7 @@ class Sweep:
 
     def begin(self, now_s: float) -> Request:
         """The request for the first page."""
-        self._first_s, self._pages, self._poor, self._newest_us = now_s, 0, 0, None
+        self._first_s, self._pages, self._poor, self._newest_us = now_s, 0, 0, 0
         self._request = self._session.dialect.list_jobs(Query(by_change=True, page_size=self._session.dialect.changes_max))
         return self._request
 
@@ -69,9 +69,11 @@ class Sweep:
             return [], None
         ended: list[int] = []
         found, oldest_us = 0, None
+        if self._pages == 0:  # what changes later is later than this, by the server's own clock
+            self._newest_us = sent_us(reply) or 0
         for view in page.views:
             oldest_us = view.updated_us
-            self._newest_us = max(self._newest_us or 0, view.updated_us or 0)
+            self._newest_us = max(self._newest_us, view.updated_us or 0)
             if (position := index.get(view.id)) is None:
                 continue
             found += 1
@@ -104,7 +106,7 @@ class Sweep:
         if whole:
             self.swept_s = self._first_s
             self.begins = False
-            self._since_us = max(self._since_us or 0, self._newest_us or 0)
+            self._since_us = max(self._since_us or 0, self._newest_us)
         else:  # more changed than it is worth to read: what is known of all is not up to date any more
             self.begins, self._since_us = True, None
             self._owners.clear()

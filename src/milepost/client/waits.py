@@ -15,7 +15,7 @@ from milepost.client.bulk import Bulk
 from milepost.client.cadence import Cadence
 from milepost.client.calls import NativeEvents, open_stream
 from milepost.client.dialects import Query
-from milepost.client.ends import QUIET_S, Deadline, given_up
+from milepost.client.ends import GRACE_S, QUIET_S, Deadline, given_up
 from milepost.client.known import Known, absorb, take
 from milepost.client.places import LOOK_S, News
 from milepost.client.session import Session
@@ -92,6 +92,7 @@ class Probing:
                 self._hear(one)
             return
         if not session.place.join(self._key, self._inbox, now_s):
+            self._asked = True  # by another one
             yield from self._pause(LOOK_S)
             return
         if self._due_s > now_s:
@@ -141,7 +142,8 @@ class Probing:
         deadline, known = self._deadline, self._known
         now_s = self._session.clock.monotonic_s()
         quiet_s = now_s - (deadline.started_s if known.heard_s is None else max(known.heard_s, deadline.started_s))
-        if (self._asked and deadline.left_s <= 0) or (deadline.open_ended and known.in_a_row and quiet_s > QUIET_S):
+        over = deadline.left_s <= 0 and (self._asked or deadline.over_s >= GRACE_S)  # a wait of no time asks once, if it may
+        if over or (deadline.open_ended and known.in_a_row and quiet_s > QUIET_S):
             raise given_up(self._session, known, deadline, quiet_s)
 
     def leave(self) -> None:
