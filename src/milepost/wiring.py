@@ -53,6 +53,7 @@ BUILT_IN = (
 )
 OBSERVE_S = 2.0  # a guest that shut down, or a machine that crashed, shows after this time
 ANSWER_BYTES_MAX = 2048
+THREADS_END_TRIES = 40  # 5 ms each, for the web server's threads to end
 REHEARSAL_PLACES = 20_000  # requests at the same time, long polls too
 # Media jobs that are claimed for each command that may run: some fetch or store while others use the processors.
 MEDIA_AHEAD = 4
@@ -326,15 +327,16 @@ async def running_server(
     async with running_system(settings, kinds=kinds, clock=clock) as system:
         app = system.app if around is None else around(system.app)
         server = _granian(app, settings.host, port, places=settings.streams_max + 1024)  # streams must not use up others' places
+        before = own = _threads()
         serving = asyncio.create_task(server.serve())
         try:
             await _answers(settings.host, port, serving)
+            own = _threads() - before
             yield system, _url(settings.host, port)
         finally:
             await system.node.stop()  # status is answered until the last running job has ended
             system.app.close()
-            server.stop()  # type: ignore[no-untyped-call]
-            await asyncio.wait([serving], timeout=5.0)
+            await _stop(server, serving, own)
 
 
 def _granian(app: Any, host: str, port: int, *, places: int) -> Granian:
@@ -350,6 +352,24 @@ def _granian(app: Any, host: str, port: int, *, places: int) -> Granian:
     )
 
 
+async def _stop(server: Granian, serving: asyncio.Task[Any], threads: frozenset[str]) -> None:
+    """The server has stopped, and its threads are gone: one that asks for Python's lock while the interpreter ends aborts it."""
+    server.stop()  # type: ignore[no-untyped-call]
+    await asyncio.wait([serving], timeout=5.0)
+    for _ in range(THREADS_END_TRIES):
+        await asyncio.sleep(0.005)
+        if threads and not threads & _threads():
+            break
+
+
+def _threads() -> frozenset[str]:
+    """The system's ids of this process's threads, where the system tells them."""
+    try:
+        return frozenset(path.name for path in Path("/proc/self/task").iterdir())
+    except OSError:
+        return frozenset()
+
+
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -359,14 +379,15 @@ async def running_rehearsal(app: RehearsalApp, *, host: str = "127.0.0.1", port:
     """A rehearsal behind a socket; yields its URL.  Errors: Unreachable when the port is taken."""
     port = free_port(host, port)
     server = _granian(app, host, port, places=REHEARSAL_PLACES)
+    before = own = _threads()
     serving = asyncio.create_task(server.serve())
     try:
         await _answers(host, port, serving)
+        own = _threads() - before
         yield _url(host, port)
     finally:
         app.close()
-        server.stop()  # type: ignore[no-untyped-call]
-        await asyncio.wait([serving], timeout=5.0)
+        await _stop(server, serving, own)
 
 
 async def _answers(host: str, port: int, serving: asyncio.Task[Any]) -> None:
