@@ -164,7 +164,7 @@ class Machine:
             with contextlib.suppress(MachineError):  # it is ending, or stands still
                 async with self.talk() as qemu:
                     await qemu.press_power()
-            if not await self._ends(min(PRESS_AGAIN_S, end_s - loop.time())) and loop.time() >= end_s:
+            if not await self.ends(min(PRESS_AGAIN_S, end_s - loop.time())) and loop.time() >= end_s:
                 return False
         self._tidy()
         return True
@@ -175,7 +175,7 @@ class Machine:
             with contextlib.suppress(MachineError):
                 async with self.talk() as qemu:
                     await qemu.quit()
-            await self._ends(QUIT_S)
+            await self.ends(QUIT_S)
         await self.kill()
 
     async def kill(self) -> None:
@@ -186,7 +186,8 @@ class Machine:
             await wait_ended(process)
         self._tidy()
 
-    async def _ends(self, within_s: float) -> bool:
+    async def ends(self, within_s: float) -> bool:
+        """Whether it does not run any more, at once or within this time."""
         process = self.process
         if process is not None:
             with contextlib.suppress(TimeoutError):

@@ -15,8 +15,8 @@ from machine_house import ServerHouse, needs_machines, new_id, server_house
 from milepost import CallerError
 from milepost.compute import VmState
 from milepost.job import State
-from milepost.machines import Standing
-from milepost.machines.command import card_name, disk_name
+from milepost.machines import DiskPart, Machine, Standing
+from milepost.machines.command import QMP_SOCKET, card_name, disk_name
 from milepost.machines.launch import is_alive
 from milepost.testing import serving
 from milepost.volume import VolumeStatus
@@ -325,6 +325,28 @@ async def test_a_killed_machine_shows_as_an_error_and_can_be_started_again(house
     shown = await house.server(server.id)
     assert (shown.vm_state, shown.fault) == (VmState.ACTIVE, None)
     assert machine.look().running
+
+
+async def test_a_machine_that_is_dying_fails_its_job_once_and_does_not_come_back_as_a_success(
+    house: ServerHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process stops answering before it is gone: an undo that took it for alive failed, and the job ran once more."""
+    server, volume = await house.build(), await house.make()
+    process = house.machine(server.id).process
+    assert process is not None
+    plug = Machine.plug_disk
+
+    async def killed(machine: Machine, disk: DiskPart) -> None:
+        (machine.folder / QMP_SOCKET).unlink()  # it does not answer
+        asyncio.get_running_loop().call_later(0.5, os.kill, process.pid, signal.SIGKILL)  # and is gone later
+        await plug(machine, disk)
+
+    monkeypatch.setattr(Machine, "plug_disk", killed)
+    job = await house.failed("attachVolume", server_id=server.id, volume_id=volume.id)
+    assert job.error is not None
+    assert (job.error.code, job.attempt) == ("attach_failed", 1)
+    assert (await house.server(server.id)).vm_state is VmState.ERROR
+    assert (await house.volume(volume.id)).status is VolumeStatus.AVAILABLE
 
 
 async def test_a_machine_that_ends_in_order_shows_as_stopped(house: ServerHouse) -> None:

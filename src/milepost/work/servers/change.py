@@ -33,6 +33,7 @@ from milepost.work.volumes.disk import named_errors, write_durably
 
 CHANGE_TRIES = 16
 BUSY_S = 0.5
+ENDING_S = 5.0
 WAITS_FOR = frozenset({"server_busy", "volume_busy"})
 FREED: dict[str, Any] = {"job_id": None, "task_state": None, "flavor_asked_id": None}  # of a server that nobody changes
 R = TypeVar("R", bound=msgspec.Struct)
@@ -180,6 +181,7 @@ async def run_work(job: Running, work: Change) -> Any:
             except QemuMissing as error:
                 raise PermanentError("qemu_missing", str(error)) from error
             except MachineError as error:
+                await work.machine.ends(ENDING_S)  # one that was killed answers no more before it is seen to be gone
                 raise PermanentError(work.failure, str(error)) from error
     raise AssertionError("unreachable")
 
