@@ -12,6 +12,7 @@ from machine_house import ServerHouse, needs_machines, server_house
 from milepost import LimitExceeded
 from milepost.compute import VmState
 from milepost.job import Job, JobId, State
+from milepost.machines import Machine
 from milepost.store import Queue
 from milepost.volume import VolumeStatus
 
@@ -95,23 +96,31 @@ async def test_a_delete_that_is_cancelled_while_its_disks_wait_gives_everything_
     assert (await house.servers(), house.left()) == ([], [])
 
 
-async def test_a_server_whose_part_of_a_delete_was_cancelled_keeps_its_disks(house: ServerHouse) -> None:
+async def test_a_server_whose_part_of_a_delete_was_cancelled_keeps_its_disks(
+    house: ServerHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is one place, and the part that has it waits until the other one is cancelled."""
     server, other = await house.build(), await house.build()
     await set_queue(house, Queue("servers", limit=1))
+    go, remove = asyncio.Event(), Machine.remove
+
+    async def wait_and_remove(machine: Machine) -> None:
+        await go.wait()
+        await remove(machine)
+
+    monkeypatch.setattr(Machine, "remove", wait_and_remove)
     job_id = await house.submit("deleteServer", server_ids=[server.id, other.id])
-    waiting: list[Job] = []
-
-    async def parted() -> bool:
-        waiting[:] = [job for job in await house.store.list_sub_jobs(job_id) if job.state is State.READY]
-        return bool(await house.store.list_sub_jobs(job_id))
-
-    await until(parted, "it has parts")
-    assert waiting, "one of two waits while the other runs"
-    await house.service.cancel(waiting[-1].id, project=None)
+    await until(lambda: runs_one_of(house, job_id), "one part runs")
+    await house.service.cancel((await part_of(house, job_id, "deleteSingleServer")).id, project=None)
+    go.set()
     assert (await house.served.ended(job_id, patience_s=30)).state is State.FAILED
     await until(lambda: unlocked(house), "nobody has them")
     assert len(await house.servers()) == 1
     assert [volume.status for volume in await house.volumes()] == [VolumeStatus.IN_USE]
+
+
+async def runs_one_of(house: ServerHouse, job_id: JobId) -> bool:
+    return any(job.state is State.RUNNING for job in await house.store.list_sub_jobs(job_id))
 
 
 async def test_an_old_system_disk_whose_delete_was_cancelled_is_a_volume_like_others(house: ServerHouse) -> None:
