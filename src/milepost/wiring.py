@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,8 +18,6 @@ from typing import Any
 
 import structlog
 import uvloop
-from granian.constants import Interfaces
-from granian.server.embed import Server as Granian
 
 from milepost import egress, logs
 from milepost.clock import Clock, SystemClock
@@ -29,8 +26,9 @@ from milepost.engine.context import Objects
 from milepost.engine.kinds import KINDS, Kinds
 from milepost.engine.node import Node
 from milepost.engine.service import Service
-from milepost.errors import InvalidInput, StoreUnavailable, Unreachable
+from milepost.errors import InvalidInput, StoreUnavailable
 from milepost.job import FINAL, Event, EventType, Job, ProjectId
+from milepost.listener import free_port, listening
 from milepost.rehearsal.app import RehearsalApp
 from milepost.server.app import App, create_app
 from milepost.server.facades.qiniu.notify import Notifier, is_notified
@@ -53,7 +51,6 @@ BUILT_IN = (
 )
 OBSERVE_S = 2.0  # a guest that shut down, or a machine that crashed, shows after this time
 ANSWER_BYTES_MAX = 2048
-THREADS_END_TRIES = 40  # 5 ms each, for the web server's threads to end
 REHEARSAL_PLACES = 20_000  # requests at the same time, long polls too
 # Media jobs that are claimed for each command that may run: some fetch or store while others use the processors.
 MEDIA_AHEAD = 4
@@ -296,24 +293,6 @@ def _open_objects(settings: Settings) -> Objects | None:
     return open_objects(settings.objects_url, settings.data_dir)
 
 
-def free_port(host: str, port: int) -> int:
-    """The port, or a free one for 0.  Errors: Unreachable when it is taken.
-
-    The server's own socket shares its port with others (SO_REUSEPORT), so a second server would go unnoticed without this.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise Unreachable(
-                f"cannot listen on {host}:{port}: {error.strerror}", hint="give --port another number, or 0 for a free one"
-            ) from error
-        found: int = probe.getsockname()[1]
-        return found
-
-
 @asynccontextmanager
 async def running_server(
     settings: Settings,
@@ -323,85 +302,26 @@ async def running_server(
     around: Callable[[Any], Any] | None = None,
 ) -> AsyncIterator[tuple[System, str]]:
     """The system behind a socket; yields it and its URL.  `around` wraps the ASGI application, as tests of faults do."""
-    port = free_port(settings.host, settings.port)
+    port = free_port(settings.host, settings.port)  # before the store is opened
     async with running_system(settings, kinds=kinds, clock=clock) as system:
         app = system.app if around is None else around(system.app)
-        server = _granian(app, settings.host, port, places=settings.streams_max + 1024)  # streams must not use up others' places
-        before = own = _threads()
-        serving = asyncio.create_task(server.serve())
-        try:
-            await _answers(settings.host, port, serving)
-            own = _threads() - before
-            yield system, _url(settings.host, port)
-        finally:
-            await system.node.stop()  # status is answered until the last running job has ended
-            system.app.close()
-            await _stop(server, serving, own)
-
-
-def _granian(app: Any, host: str, port: int, *, places: int) -> Granian:
-    return Granian(
-        app,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGINL,
-        websockets=False,
-        backlog=1024,
-        backpressure=places,
-        log_enabled=False,
-    )
-
-
-async def _stop(server: Granian, serving: asyncio.Task[Any], threads: frozenset[str]) -> None:
-    """The server has stopped, and its threads are gone: one that asks for Python's lock while the interpreter ends aborts it."""
-    server.stop()  # type: ignore[no-untyped-call]
-    await asyncio.wait([serving], timeout=5.0)
-    for _ in range(THREADS_END_TRIES):
-        await asyncio.sleep(0.005)
-        if threads and not threads & _threads():
-            break
-
-
-def _threads() -> frozenset[str]:
-    """The system's ids of this process's threads, where the system tells them."""
-    try:
-        return frozenset(path.name for path in Path("/proc/self/task").iterdir())
-    except OSError:
-        return frozenset()
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        places = settings.streams_max + 1024  # open streams must not use up the places of other requests
+        async with listening(app, settings.host, port, places=places) as url:
+            try:
+                yield system, url
+            finally:
+                await system.node.stop()  # status is answered until the last running job has ended
+                system.app.close()
 
 
 @asynccontextmanager
 async def running_rehearsal(app: RehearsalApp, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """A rehearsal behind a socket; yields its URL.  Errors: Unreachable when the port is taken."""
-    port = free_port(host, port)
-    server = _granian(app, host, port, places=REHEARSAL_PLACES)
-    before = own = _threads()
-    serving = asyncio.create_task(server.serve())
-    try:
-        await _answers(host, port, serving)
-        own = _threads() - before
-        yield _url(host, port)
-    finally:
-        app.close()
-        await _stop(server, serving, own)
-
-
-async def _answers(host: str, port: int, serving: asyncio.Task[Any]) -> None:
-    for _ in range(200):
-        if serving.done():
-            break
+    async with listening(app, host, port, places=REHEARSAL_PLACES) as url:
         try:
-            _, writer = await asyncio.open_connection(host, port)
-        except OSError:
-            await asyncio.sleep(0.01)
-            continue
-        writer.close()
-        return
-    raise Unreachable(f"the server did not start on {host}:{port}")
+            yield url
+        finally:
+            app.close()
 
 
 def tune_process() -> None:

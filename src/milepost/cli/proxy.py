@@ -116,7 +116,7 @@ async def _serve(place: Place, to: str, of: str, credential: str | None, handles
     from granian.server.embed import Server
 
     from milepost.server.proxy import Proxy
-    from milepost.wiring import free_port
+    from milepost.listener import free_port
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
