@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from milepost.client.budget import Limit
+from milepost.client.budget import Limit, read_limit
 from milepost.client.cadence import Cadence
 from milepost.client.dialects import Query, Spec, dialect
 from milepost.client.durations import History, history_path
@@ -73,6 +73,8 @@ def open_session(
         project = environ.get("MILEPOST_PROJECT") or None
         if project is None and (wire or "").startswith("huawei-"):
             project = environ.get(HUAWEI_PROJECT) or None
+    if options.get("limit") is None and environ.get("MILEPOST_LIMIT"):
+        options["limit"] = _limit_of(environ["MILEPOST_LIMIT"])
     return Session(
         dialect(wire or "native"),
         endpoint,
@@ -93,6 +95,13 @@ def _endpoint_of_regions(endpoints: Mapping[str, str], wire: str | None) -> str:
         raise InvalidInput("endpoints by region are wire qiniu's; give one URL", path="$.endpoint")
     first, *_ = endpoints.values()
     return ",".join([first, *(f"{region}={url}" for region, url in endpoints.items())])
+
+
+def _limit_of(text: str) -> Limit:
+    try:
+        return read_limit(text)
+    except ValueError as error:
+        raise InvalidInput(str(error), path="MILEPOST_LIMIT") from error
 
 
 def session_options(request_timeout_s: float, patience_s: float, cadence: Cadence | None, limit: Limit | None) -> dict[str, Any]:
