@@ -19,7 +19,6 @@ Rules
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +28,10 @@ from milepost.client.cadence import Cadence
 from milepost.client.dialects import Query
 from milepost.client.ends import GRACE_S, QUIET_S, Deadline, many_given_up
 from milepost.client.feed import Feed, Opened
+from milepost.client.health import Health
 from milepost.client.known import Known, absorb, take_listed
 from milepost.client.places import LOOK_S, News
+from milepost.client.roster import FLYING, FOLLOWED, OPEN, Roster
 from milepost.client.session import Reply, Session
 from milepost.client.steps import Collect, Emit, Inbox, Steps
 from milepost.client.sweep import Sweep
@@ -42,10 +43,7 @@ FLIGHTS_MAX = 16  # requests under way at the same time
 LISTS_MAX = 4  # of them lists
 SOON_S = 0.5  # a probe due so soon joins a list that goes out now
 COVERED_S = 900.0  # a job that a stream or a sweep tells of is asked for by its id so often, to be sure
-DOWN = 3  # requests in a row without a usable answer: the server is in trouble, not a job
 LARGE_BYTES = 4_000_000  # a list of results that is larger is asked for in smaller parts
-
-OPEN, FLYING, ENDED, FOLLOWED, OVER = range(5)  # a job is: due or ready, asked about, to be fetched, asked about elsewhere, out
 
 
 class Flight(msgspec.Struct, eq=False):
@@ -64,21 +62,14 @@ class Bulk:
         self.session, self.jobs = session, jobs
         self.cadence = cadence or session.cadence
         self.deadline = Deadline(session, timeout_s)
-        self.left = len(jobs)
-        self._index: dict[str, int] = {}
-        self._twins: dict[int, list[int]] = {}  # the same job, given more than once
-        self._at = bytearray(len(jobs))
-        self._due: list[tuple[float, int]] = []
+        self.roster = Roster(jobs)
         self._ready: dict[str, list[tuple[float, int]]] = {"one": [], "list": [], "sweep": []}  # by rank
-        self._ended: deque[int] = deque()
-        self._again: set[int] = set()  # ended while they were asked about
         self._singly: set[int] = set()  # not in any list
         self._flights: set[Flight] = set()
-        self._over: list[Known] = []
         self._lists = session.dialect.bulk_max > 0
         self._full_max = session.dialect.bulk_max
-        self._failures, self._hold_s, self._token_s, self._asked = 0, 0.0, 0.0, False
-        self._heard_s = float("-inf")
+        self._health = Health(session, self.cadence)
+        self._token_s, self._asked = 0.0, False
         self._inbox, self._stopped = Inbox(), False
         self._feed = Feed(session) if session.dialect.streams and self.cadence.every_s is None and len(jobs) > 1 else None
         self._sweep = Sweep(session) if session.dialect.changes_max and len(jobs) > 2 else None
@@ -92,11 +83,11 @@ class Bulk:
             self._join()
             while True:
                 yield from self._emit()
-                if not self.left or self._stopped:
+                if not self.roster.left or self._stopped:
                     return
                 self._read_inbox()
                 delay_s = yield from self._send_due()
-                if self._over:
+                if self.roster.over:
                     continue
                 self._check_end()
                 self._inbox.quiet_until_s = self._now_s() + delay_s
@@ -104,7 +95,7 @@ class Bulk:
                     yield from self._receive(flight, reply)
         finally:
             self.session.budget.leave(self)
-            self.session.place.leave((self.jobs[index].id for index in self._index.values()), self._inbox)
+            self.session.place.leave((self.jobs[index].id for index in self.roster), self._inbox)
 
     def stop(self) -> None:
         """End the conversation soon, from any thread."""
@@ -113,23 +104,17 @@ class Bulk:
 
     def _join(self) -> None:
         now_s = self._now_s()
-        for index, known in enumerate(self.jobs):
-            first = self._index.setdefault(known.id, index)
-            if first != index:
-                self._twins.setdefault(first, []).append(index)
-                self._at[index] = OVER
-        for index in self._index.values():
+        for index in self.roster:
             known = self.jobs[index]
             if known.done or known.error is not None:
-                self._finish(index)
+                self.roster.finish(index)
             elif self.session.place.join(known.id, self._inbox, now_s):
-                self._due.append((now_s, index))
+                self.roster.schedule(index, now_s)
             else:
-                self._follow(index, now_s)
-        heapq.heapify(self._due)
+                self.roster.follow(index, now_s + LOOK_S)
 
     def _emit(self) -> Steps[None]:
-        over, self._over = self._over, []
+        over, self.roster.over = self.roster.over, []
         for known in over:
             self._inbox.quiet_until_s = self._now_s()  # the caller may take its time
             yield Emit(known)
@@ -143,12 +128,11 @@ class Bulk:
         for news in self._inbox.take():
             if news is None:  # told to stop
                 return
-            index = self._index[news.job_id]
-            if self._at[index] != FOLLOWED:
+            index = self.roster.index_of(news.job_id)
+            if index is None or self.roster.at(index) != FOLLOWED:
                 continue
             if news.reply is None:
-                self._at[index] = OPEN
-                heapq.heappush(self._due, (self._now_s(), index))
+                self.roster.schedule(index, self._now_s())
                 continue
             known = self.jobs[index]
             try:
@@ -159,18 +143,14 @@ class Bulk:
             except MilepostError as error:
                 self._keep_error(known, error)
             if known.done or known.error is not None:
-                self._finish(index)
-
-    def _follow(self, index: int, now_s: float) -> None:
-        self._at[index] = FOLLOWED
-        heapq.heappush(self._due, (now_s + LOOK_S, index))
+                self.roster.finish(index)
 
     def _leads(self, index: int, now_s: float) -> bool:
         """Whether it is ours to ask about this job; else somebody else does, and we are told."""
         if self.session.place.join(self.jobs[index].id, self._inbox, now_s):
-            self._at[index] = OPEN
+            self.roster.move(index, OPEN)
             return True
-        self._follow(index, now_s)
+        self.roster.follow(index, now_s + LOOK_S)
         return False
 
     # --- asking -----------------------------------------------------------------------------------------------------
@@ -183,7 +163,7 @@ class Bulk:
         if self._feed is not None and self._feed.next_s <= now_s:
             self._cover(opened=False)
             yield from self._feed.open(self.deadline.left_s)
-        hold_s = max(self._hold_s, self._feed.hold_s if self._feed is not None else 0.0)
+        hold_s = max(self._health.hold_s, self._feed.hold_s if self._feed is not None else 0.0)
         if hold_s <= now_s:
             yield from self._send_ready(now_s)
         now_s = self._now_s()
@@ -193,14 +173,14 @@ class Bulk:
         if hold_s > now_s:
             waits.append(hold_s)
         elif self._room():
-            if self._ended or any(self._ready.values()):
+            if self.roster.ended or any(self._ready.values()):
                 waits.append(self._token_s)  # what becomes due until then competes for it
-            elif self._due:
-                waits.append(self._due[0][0])
+            else:
+                waits.append(self.roster.next_s)
         return max(0.0, min(waits) - now_s)
 
     def _room(self) -> bool:
-        return len(self._flights) < (1 if self._failures >= DOWN else FLIGHTS_MAX)
+        return len(self._flights) < (1 if self._health.down else FLIGHTS_MAX)
 
     def _send_ready(self, now_s: float) -> Steps[None]:
         self._wake_due(now_s)
@@ -216,20 +196,20 @@ class Bulk:
     def _next_way(self) -> str | None:
         """What was known to have ended first; then what has the smallest rank, of those ways that have room."""
         lists = sum(flight.way in ("list", "full") for flight in self._flights)
-        if self._ended and (lists < LISTS_MAX or not self._lists):
+        if self.roster.ended and (lists < LISTS_MAX or not self._lists):
             return "full"
         closed = {"list": lists >= LISTS_MAX, "sweep": any(flight.way == "sweep" for flight in self._flights)}
         for heap in self._ready.values():
-            while heap and self._at[heap[0][1]] != OPEN:
+            while heap and self.roster.at(heap[0][1]) != OPEN:
                 heapq.heappop(heap)
         heads = [(heap[0][0], way) for way, heap in self._ready.items() if heap and not closed.get(way)]
         return min(heads)[1] if heads else None
 
     def _wake_due(self, now_s: float) -> None:
         """What is due becomes ready, ordered by rank."""
-        while self._due and self._due[0][0] <= now_s:
-            due_s, index = heapq.heappop(self._due)
-            if self._at[index] == OPEN or (self._at[index] == FOLLOWED and self._leads(index, now_s)):
+        while (entry := self.roster.take_due(now_s)) is not None:
+            due_s, index = entry
+            if self.roster.at(index) == OPEN or self._leads(index, now_s):
                 self._make_ready(index, due_s, now_s)
 
     def _make_ready(self, index: int, due_s: float, now_s: float) -> None:
@@ -241,7 +221,7 @@ class Bulk:
             elif self._sweep is not None and (self._sweep.begins or self._sweep.covers(known, now_s)):
                 usual_s = self.cadence.after_answer(age_s, None, self.session.random, self.session.durations(known.view))
                 if now_s - self._sweep.swept_s < usual_s / 2:  # another job's turn has answered for this one, too
-                    heapq.heappush(self._due, (self._sweep.swept_s + usual_s, index))
+                    self.roster.schedule(index, self._sweep.swept_s + usual_s)
                     return
                 way = "sweep"
         heapq.heappush(self._ready[way], (due_s + self.cadence.share * age_s, index))
@@ -253,7 +233,7 @@ class Bulk:
             return
         if way == "full":
             most = self._full_max if self._lists else 1
-            batch = [self._ended.popleft() for _ in range(min(len(self._ended), most))]
+            batch = [self.roster.ended.popleft() for _ in range(min(len(self.roster.ended), most))]
         else:
             batch = self._pick(way, now_s)
         streamed = self._feed is not None and self._feed.covered_s is not None
@@ -270,32 +250,32 @@ class Bulk:
         found: list[int] = []
         while heap and len(found) < most:
             index = heapq.heappop(heap)[1]
-            if self._at[index] == OPEN and self._leads(index, now_s):
-                self._at[index] = FLYING
+            if self.roster.at(index) == OPEN and self._leads(index, now_s):
+                self.roster.move(index, FLYING)
                 found.append(index)
-        while way == "list" and self._due and len(found) < most and self._due[0][0] <= now_s + SOON_S:
-            _, index = heapq.heappop(self._due)
-            if self._at[index] in (OPEN, FOLLOWED) and self._leads(index, now_s):
-                if index in self._singly:
-                    self._make_ready(index, now_s, now_s)
-                else:
-                    self._at[index] = FLYING
-                    found.append(index)
+        while way == "list" and len(found) < most and (entry := self.roster.take_due(now_s + SOON_S)) is not None:
+            index = entry[1]
+            if not self._leads(index, now_s):
+                continue
+            if index in self._singly:
+                self._make_ready(index, now_s, now_s)
+            else:
+                self.roster.move(index, FLYING)
+                found.append(index)
         return found
 
     def _send_one(self, index: int, now_s: float) -> Steps[None]:
         """By its id; the last job of all as a long poll, where the wire has it."""
         long_s = 0.0
-        if self.left == 1 and not self._failures and self.cadence.every_s is None:
+        if self.roster.left == 1 and not self._health.failures and self.cadence.every_s is None:
             long_s = min(self.session.dialect.long_poll_s, self.deadline.left_s)
-        self._at[index] = FLYING
         probe = self.session.dialect.probe(self.jobs[index].id, wait_s=long_s)
         yield from self._send(Flight("one", [index], now_s, None), probe, long_s)
 
     def _send(self, flight: Flight, request: Request, long_s: float = 0.0) -> Steps[None]:
         self._asked = True
         for index in flight.jobs:
-            self._at[index] = FLYING
+            self.roster.move(index, FLYING)
         timeout_s = min(self.session.request_timeout_s, max(self.deadline.left_s, GRACE_S)) + long_s
         refused = yield from self.session.send(flight, request, timeout_s=timeout_s)
         flight.token = self.session.token
@@ -317,7 +297,7 @@ class Bulk:
                 self._schedule(index, 0.0)
             return
         self.session.heed(reply, flight.asked_s)
-        self._judge(reply)
+        self._health.judge(reply)
         if flight.way == "one":
             self._take_one(flight.jobs[0], reply, flight.asked_s)
         elif flight.way == "sweep":
@@ -325,29 +305,19 @@ class Bulk:
         else:
             self._take_list(reply, flight)
 
-    def _judge(self, reply: Reply) -> None:
-        """A server that gives no usable answer time and again is left alone for a while, by all jobs."""
-        now_s = self._now_s()
-        if isinstance(reply, Response) and (reply.status < 500 or reply.status == 503):
-            self._failures, self._hold_s, self._heard_s = 0, 0.0, now_s
-            return
-        self._failures += 1
-        if self._failures >= DOWN:
-            self._hold_s = now_s + self.cadence.after_failure(self._failures - DOWN + 1, self.session.random)
-
     def _take_one(self, index: int, reply: Reply, asked_s: float) -> None:
         known, throttled, delay_s = self.jobs[index], self.jobs[index].stats.throttled, 0.0
         try:
             delay_s = absorb(self.session, known, reply, self.cadence)
         except MilepostError as error:
             self._keep_error(known, error)
-        if known.stats.throttled == throttled and self._now_s() - self._heard_s < self.cadence.failure_cap_s:
-            known.in_a_row = min(known.in_a_row, 1)  # the server answers about others: bad luck is no reason for longer pauses
+        if known.stats.throttled == throttled:
+            self._health.forgive(known)
         self.session.place.tell(News(known.id, reply=reply), self._inbox)
         if known.done or known.error is not None:
-            self._finish(index)
+            self.roster.finish(index)
             return
-        if self.left == 1 and not known.in_a_row and self._now_s() - asked_s >= 0.8 * self.session.dialect.long_poll_s > 0:
+        if self.roster.left == 1 and not known.in_a_row and self._now_s() - asked_s >= 0.8 * self.session.dialect.long_poll_s > 0:
             delay_s = 0.0  # the server did the waiting
         known.slim()
         self._schedule(index, delay_s)
@@ -372,12 +342,12 @@ class Bulk:
                 self._singly.add(index)
                 self._schedule(index, 0.0)
             elif view.done and flight.way != "full":
-                self._fetch(index)
+                self.roster.fetch(index)
             else:
                 take_listed(self.session, known, view, reply)
                 self.session.place.tell(News(known.id, reply=reply, view=known.view), self._inbox)
                 if known.done:
-                    self._finish(index)
+                    self.roster.finish(index)
                 else:
                     self._schedule(index, self._usual_s(known), covered=covered)
 
@@ -385,15 +355,11 @@ class Bulk:
         """The next page, or the end: then all that wait for it have their answer."""
         assert self._sweep is not None
         if not isinstance(reply, Response) or reply.status in (408, 429) or reply.status >= 500:
-            failing = max(self._failures, 1)
-            self._hold_s = max(self._hold_s, self._now_s() + self.cadence.after_failure(failing, self.session.random))
+            self._health.hold(self._health.failures)
             return
-        ended, request = self._sweep.read(reply, self._index, self.jobs)
+        ended, request = self._sweep.read(reply, self.roster)
         for index in ended:
-            if self._at[index] == OPEN:
-                self._fetch(index)
-            elif self._at[index] == FLYING:
-                self._again.add(index)
+            self.roster.hear_end(index)
         if request is not None:
             yield from self._send(Flight("sweep", [], self._now_s(), None), request)
             return
@@ -403,7 +369,7 @@ class Bulk:
             self._sweep = None
         for _, index in waiting:
             known = self.jobs[index]
-            if self._at[index] != OPEN:
+            if self.roster.at(index) != OPEN:
                 continue
             if self._sweep is not None and self._sweep.covers(known, now_s):
                 known.stats.probes += 1
@@ -425,8 +391,7 @@ class Bulk:
         for index in flight.jobs:
             known = self.jobs[index]
             delay_s = absorb(self.session, known, reply, self.cadence)
-            if self._now_s() - self._heard_s < self.cadence.failure_cap_s:
-                known.in_a_row = min(known.in_a_row, 1)
+            self._health.forgive(known)
             self._schedule(index, delay_s)
 
     def _refuse_lists(self, flight: Flight) -> None:
@@ -444,12 +409,8 @@ class Bulk:
             return
         was_s = feed.covered_s
         for event in feed.receive(opened, reply):
-            index = self._index.get(event.job_id)
-            if index is not None and event.state in FINAL:
-                if self._at[index] == OPEN:
-                    self._fetch(index)
-                elif self._at[index] == FLYING:
-                    self._again.add(index)
+            if event.state in FINAL:
+                self.roster.hear_end(self.roster.index_of(event.job_id))
         if was_s is None and feed.covered_s is not None:
             self._cover(opened=True)
         if feed.refused:
@@ -461,19 +422,15 @@ class Bulk:
         assert self._feed is not None
         if opened and not self._feed.resumed:
             return  # each has to be looked at once
-        now_s, due = self._now_s(), []
-        for due_s, index in self._due:
+        now_s = self._now_s()
+
+        def due_s(index: int, so_far_s: float) -> float:
             known = self.jobs[index]
-            if self._at[index] != OPEN:
-                due.append((due_s, index))
-            elif opened and known.view is not None and index not in self._singly:
-                due.append((self._sure_s(now_s), index))
-            elif opened:
-                due.append((due_s, index))
-            else:
-                due.append((min(due_s, now_s + self._usual_s(known)), index))
-        heapq.heapify(due)
-        self._due = due
+            if not opened:
+                return min(so_far_s, now_s + self._usual_s(known))
+            return self._sure_s(now_s) if known.view is not None and index not in self._singly else so_far_s
+
+        self.roster.reschedule(due_s)
 
     def _sure_s(self, now_s: float) -> float:
         return now_s + COVERED_S * (0.9 + 0.2 * self.session.random())
@@ -481,28 +438,8 @@ class Bulk:
     # --- where a job goes -------------------------------------------------------------------------------------------
 
     def _schedule(self, index: int, delay_s: float, *, covered: bool = False) -> None:
-        """It is open, and due after the delay; or to be fetched, when it was said to have ended meanwhile."""
-        if index in self._again:
-            self._again.discard(index)
-            self._fetch(index)
-            return
-        self._at[index] = OPEN
         now_s = self._now_s()
-        heapq.heappush(self._due, (self._sure_s(now_s) if covered else now_s + delay_s, index))
-
-    def _fetch(self, index: int) -> None:
-        self._at[index] = ENDED
-        self._ended.append(index)
-
-    def _finish(self, index: int) -> None:
-        self._at[index] = OVER
-        self._again.discard(index)
-        known = self.jobs[index]
-        for twin in (index, *self._twins.get(index, ())):
-            if twin != index:
-                self.jobs[twin].view, self.jobs[twin].error = known.view, known.error
-            self.left -= 1
-            self._over.append(self.jobs[twin])
+        self.roster.schedule(index, self._sure_s(now_s) if covered else now_s + delay_s)
 
     def _keep_error(self, known: Known, error: MilepostError) -> None:
         if isinstance(error, Unauthenticated):  # the same for every job: nothing is left to wait for
@@ -516,10 +453,9 @@ class Bulk:
         late = self.deadline.over_s >= GRACE_S or (self._asked and not self._flights)
         if self.deadline.left_s <= 0 and late:
             raise self._given_up()
-        quiet_s = self._now_s() - max(self._heard_s, self.deadline.started_s)
-        if self.deadline.open_ended and self._failures and quiet_s > QUIET_S:
+        quiet_s = self._now_s() - max(self._health.heard_s, self.deadline.started_s)
+        if self.deadline.open_ended and self._health.failures and quiet_s > QUIET_S:
             raise self._given_up()
 
     def _given_up(self) -> MilepostError:
-        pending = [known for index, known in enumerate(self.jobs) if self._at[index] != OVER]
-        return many_given_up(self.session, pending, self.deadline)
+        return many_given_up(self.session, self.roster.pending(), self.deadline)

@@ -11,12 +11,11 @@ seconds, and not all at the same time: each sweep reads on for `MARGIN_US` below
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import msgspec
 
 from milepost.client.dialects import Query
 from milepost.client.known import Known, sent_us, take_listed
+from milepost.client.roster import Roster
 from milepost.client.session import Session
 from milepost.errors import ProtocolError
 from milepost.wire import Request, Response
@@ -55,7 +54,7 @@ class Sweep:
         self._request = self._session.dialect.list_jobs(Query(by_change=True, page_size=self._session.dialect.changes_max))
         return self._request
 
-    def read(self, reply: Response, index: Mapping[str, int], jobs: Sequence[Known]) -> tuple[list[int], Request | None]:
+    def read(self, reply: Response, roster: Roster) -> tuple[list[int], Request | None]:
         """The jobs that ended, and the request for the next page; None: that was the last one.
 
         Rules: an answer that is no list, and will not be one later, makes `refused` true.
@@ -74,16 +73,16 @@ class Sweep:
         for view in page.views:
             oldest_us = view.updated_us
             self._newest_us = max(self._newest_us, view.updated_us or 0)
-            if (position := index.get(view.id)) is None:
+            if (index := roster.index_of(view.id)) is None:
                 continue
             found += 1
             self._owners.add(view.project)
             if view.done:
-                ended.append(position)
+                ended.append(index)
             else:
-                take_listed(self._session, jobs[position], view, reply)
-                if jobs[position].asked_s is None:
-                    jobs[position].asked_s = self._first_s - self._session.random() * SURE_S / 2  # not all at once
+                take_listed(self._session, roster.jobs[index], view, reply)
+                if roster.jobs[index].asked_s is None:
+                    roster.jobs[index].asked_s = self._first_s - self._session.random() * SURE_S / 2  # not all at once
         self._pages += 1
         self._poor += found < POOR
         assert self._request is not None
