@@ -111,7 +111,8 @@ async def kill_at_each(house: House, points: list[str], kind: str, sub_kind: str
                 await submit(calls, kind, **spec)
         until(lambda: house.servers[-1].dead, what=point, deadline_s=20)
         house.die(server)
-        assert len(running(house)) <= 1, f"two machines after {point}"
+        # What starts a machine has children for a moment; a second machine would stay, now that nobody is there to end it.
+        until(lambda: len(running(house)) <= 1, what=f"one machine after {point}")
     server = house.start()
     house.wait_all()
     assert server.stop() == 0, server.said()
