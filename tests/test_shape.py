@@ -21,8 +21,7 @@ LINES_MAX = 450
 LONGER: dict[str, str] = {
     # path under src/milepost: why it is one file all the same
     "egress.py": "a guard that nothing goes around: parsing, resolving, pinning and following belong together",
-    "client/bulk.py": "one conversation for all waits of a process: what is due, asked together, streamed and given up are one heap",
-    "engine/executor.py": "what an attempt came to is decided and written in one place",
+    "client/bulk.py": "one conversation: what is due, asked together, streamed and given up are one heap",
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -349,14 +349,3 @@ def test_doctor_says_what_it_looked_at(tmp_path) -> None:
 
 @pytest.mark.fault
 @pytest.mark.timeout(180)
-def test_the_demo_goes_through_a_kill_to_the_same_bytes(tmp_path) -> None:
-    pytest.importorskip("openstack")
-    began_s = time.monotonic()
-    done = milepost("demo", TMPDIR=str(tmp_path))
-    assert done.code == 0, done.out + done.err
-    assert "kill -9" in done.out
-    assert re.search(r"it went on at byte [1-9][\d,]+ of", done.out)
-    assert "the same bytes" in done.out
-    assert '"status": "success"' in done.out
-    assert time.monotonic() - began_s < 60
-    assert list(tmp_path.iterdir()) == []

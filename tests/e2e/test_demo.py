@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ def test_the_demo_ends_well_and_leaves_nothing(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     said = ended.stdout
     assert "kill -9" in said
+    assert re.search(r"it went on at byte [1-9][\d,]+ of", said)
     assert "the same bytes" in said
     assert "batchCreateVolume SUCCESS" in said
     assert "its serial port says: Milepost: this machine has booted from an imported image" in said

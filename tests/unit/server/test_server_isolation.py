@@ -33,7 +33,7 @@ async def test_a_member_does_not_see_queues_that_other_projects_made_up(crowd: C
 
 async def test_a_member_who_retries_an_admins_job_gets_no_more_rights_by_it(crowd: Crowd) -> None:
     admin, member = crowd.house.web_as(crowd.admin), crowd.house.web_as(crowd.member)
-    job = await submit(admin, held=True)
+    job = await submit(admin)
     await admin.post(f"/jobs/{job['id']}/cancel")
     again = (await member.post(f"/jobs/{job['id']}/retry")).json
     own = (await admin.post(f"/jobs/{job['id']}/retry")).json
