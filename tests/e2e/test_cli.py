@@ -345,7 +345,3 @@ def test_doctor_says_what_it_looked_at(tmp_path) -> None:
     assert done.code == 0
     assert {"Python", "SQLite", "qemu-img", "disk space", "durable write", "port"} <= {one["name"] for one in done.lines}
     assert all(one["fix"] for one in done.lines if one["verdict"] != "ok")
-
-
-@pytest.mark.fault
-@pytest.mark.timeout(180)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.fault
+@pytest.mark.timeout(180)
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64")
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 def test_the_demo_ends_well_and_leaves_nothing(tmp_path: Path) -> None:

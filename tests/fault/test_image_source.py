@@ -802,7 +802,7 @@ async def test_an_attempt_waits_while_another_one_still_holds_the_folder(
 ) -> None:
     """As when a worker was taken for dead and is not: the lock is the system's, so it holds between processes."""
     source.answers["/a"] = file(DATA)
-    monkeypatch.setitem(locks.locked.__kwdefaults__, "wait_s", 0.2)
+    monkeypatch.setitem(locks.locked.__wrapped__.__kwdefaults__, "wait_s", 0.2)
     async with running_system(settings) as system:
         held = system.service.submission("import", input=msgspec.json.encode(spec(source.url("/a"))), held=True)
         job_id = (await system.service.submit(held)).job.id
