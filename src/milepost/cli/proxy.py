@@ -115,8 +115,8 @@ async def _serve(place: Place, to: str, of: str, credential: str | None, handles
     from granian.constants import Interfaces
     from granian.server.embed import Server
 
-    from milepost.server.proxy import Proxy
     from milepost.listener import free_port
+    from milepost.server.proxy import Proxy
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
