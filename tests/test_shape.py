@@ -258,3 +258,11 @@ def test_in_ci_a_skip_for_a_missing_program_fails(tmp_path: Path, reason: str, c
         check=False,
     )
     assert ("1 failed, 1 error" if failed else "2 skipped") in done.stdout, done.stdout
+
+
+def test_no_two_modules_of_the_tests_have_one_name() -> None:
+    """pytest imports them by their bare names, so that one would be taken for the other, or stop the collection."""
+    tests = [path for path in tracked() if path.suffix == ".py" and ROOT / "tests" in path.parents]
+    bare = [path for path in tests if path.name != "conftest.py" and not path.with_name("__init__.py").exists()]
+    names = [path.name for path in bare]
+    assert [name for name in names if names.count(name) > 1] == []
