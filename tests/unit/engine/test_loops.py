@@ -346,7 +346,7 @@ async def test_a_scratch_folder_lives_as_long_as_its_job(house: House) -> None:
 async def test_the_lease_is_renewed_while_user_code_blocks_the_loop(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "milepost.db")
     await store.open()
-    settings = Settings(lease_s=0.3, heartbeat_s=0.05)
+    settings = Settings(lease_s=1.5, heartbeat_s=0.1)
     stats = EngineStats()
     worker = WorkerId("w")
     beat = Heartbeat(
@@ -378,7 +378,7 @@ async def test_the_lease_is_renewed_while_user_code_blocks_the_loop(tmp_path: Pa
     thread = threading.Thread(target=rescue_from_elsewhere)
     thread.start()
     beats = stats.heartbeats
-    time.sleep(1.0)  # user code that blocks the event loop: what is tested
+    time.sleep(2.5)  # user code that blocks the event loop: what is tested
     done.set()
     thread.join()
     assert stats.heartbeats - beats >= 5
