@@ -26,18 +26,18 @@ def run(coroutine: Any) -> Any:
 
 
 class Keys:
-    """An access key of the member of a project; without auth any pair does."""
+    """An access key of a user in a project; without auth any pair does."""
 
-    def __init__(self, server: Running, project: str = "demo") -> None:
+    def __init__(self, server: Running, project: str = "demo", user: str = "member") -> None:
         if server.auth == "none":
             self.access, self.secret, self.project = "ANY", "any", project
             return
-        key = run(_key(server, project))
+        key = run(_key(server, project, user))
         self.access, self.secret, self.project = key.id, key.secret, key.project
 
 
-async def _key(server: Running, project: str) -> Any:
-    return await server.system.identities.create_access_key("member", project)
+async def _key(server: Running, project: str, user: str) -> Any:
+    return await server.system.identities.create_access_key(user, project)
 
 
 def client(cls: Any, server: Running, keys: Keys, *, secret: str | None = None, project: str | None = None) -> Any:

@@ -17,7 +17,7 @@ from rig import Server
 import milepost
 from milepost import errors
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(420)]
 
 JOBS = 200
 HTML = b"<html><title>502 Bad Gateway</title></html>"
@@ -152,10 +152,10 @@ def test_two_hundred_jobs_are_submitted_once_and_waited_for_through_every_fault(
         given = entries("flaky")
         jobs = client.submit_many(given[:185])
         jobs += [client.submit(one.pop("kind"), one.pop("input"), **one) for one in given[185:]]
-        assert len({job.id for job in client.as_completed(jobs, timeout_s=60)}) == JOBS
+        assert len({job.id for job in client.as_completed(jobs, timeout_s=200)}) == JOBS
         again = [client.attach(job.handle) for job in jobs]
         with pytest.raises(errors.PartialFailure) as caught:
-            client.wait_all(again, timeout_s=60)
+            client.wait_all(again, timeout_s=200)
         check(server, "flaky", proxy, caught.value, again)
 
 
@@ -166,9 +166,9 @@ async def test_the_async_client_survives_the_same(server: Server) -> None:
             jobs = await client.submit_many(given[:185])
             jobs += await asyncio.gather(*(client.submit(one.pop("kind"), one.pop("input"), **one) for one in given[185:]))
             with pytest.raises(errors.PartialFailure) as caught:
-                await client.wait_all(jobs, timeout_s=60)
+                await client.wait_all(jobs, timeout_s=200)
             check(server, "async", proxy, caught.value, jobs)
-            each = await asyncio.gather(*(client.wait(job.id, timeout_s=60, raise_on_failure=False) for job in jobs[:20]))
+            each = await asyncio.gather(*(client.wait(job.id, timeout_s=200, raise_on_failure=False) for job in jobs[:20]))
             assert all(job.done for job in each)
 
 
@@ -178,11 +178,11 @@ def test_somebody_elses_glance_is_waited_for_through_every_fault(server: Server)
     with Flaky(server.url, 0.3) as proxy, milepost.Client(proxy.url, wire="glance", token="any", patience_s=60) as client:
         jobs = [client.attach(id) for id in ids]
         with pytest.raises(errors.PartialFailure) as caught:
-            client.wait_all(jobs, timeout_s=100)
+            client.wait_all(jobs, timeout_s=200)
         check(server, "glance", proxy, caught.value, jobs)
         with milepost.Client(server.url, wire="glance") as direct:  # a submit that may have worked is not sent twice on this wire
             task = direct.submit("echo", {"n": 1})
-        assert client.wait(task.id, timeout_s=60).result == {"n": 1}
+        assert client.wait(task.id, timeout_s=200).result == {"n": 1}
 
 
 @pytest.mark.parametrize("wire", ["native", "glance"])
