@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from bench import suite
@@ -10,7 +11,7 @@ from bench.figures import FIGURES
 
 
 def main() -> int:
-    """0 when everything could be measured, whatever it came to; 1 else."""
+    """0 when everything could be measured, whatever it came to; 1 when not; 130 when it was interrupted: that is not kept."""
     parser = argparse.ArgumentParser(
         prog="bench", description="Measure throughput, latency and fsync on this machine, in one run."
     )
@@ -25,9 +26,12 @@ def main() -> int:
         print("\n".join(f"{one.name:<20} {one.about}" for one in FIGURES))
         return 0 if args.list else 2
     rounds = args.rounds or (1 if args.quick else 3)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # rooms are tidied, programs ended
     results = suite.run(chosen, rounds=rounds, quick=args.quick)
     line = suite.record(chosen, results, rounds=rounds, quick=args.quick)
     print(f"{suite.table(chosen, results)}\n\n{suite.machine_line(line['machine'])}")
+    if results.interrupted:
+        return 130
     if not args.quick and not args.no_history:
         suite.keep(line)
     return 1 if results.missing else 0

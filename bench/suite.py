@@ -37,21 +37,30 @@ class Results:
         self.values: dict[str, list[float]] = {}
         self.missing: dict[str, str] = {}
         self.sync_ms: list[float] = []
+        self.interrupted = False  # by a signal: the figures after it are missing or have fewer rounds
 
     def add(self, row: str, value: float) -> None:
         self.values.setdefault(row, []).append(value)
 
 
 def run(figures: Sequence[Figure], *, rounds: int, quick: bool) -> Results:
-    """Measure everything, saying on stderr where it is."""
+    """Measure everything, saying on stderr where it is.  Ctrl-C and SIGTERM end it early, with what was measured until then."""
     results = Results()
+    try:
+        _rounds(figures, results, rounds=rounds, quick=quick)
+    except KeyboardInterrupt:
+        print(" interrupted", file=sys.stderr)
+        results.interrupted = True
+    return results
+
+
+def _rounds(figures: Sequence[Figure], results: Results, *, rounds: int, quick: bool) -> None:
     for number in range(rounds):
         _sync(results, quick=quick)
         for figure in figures:
             if number < figure.rounds_max and figure.name not in results.missing:
                 _measure(figure, results, quick=quick, place=f"{number + 1}/{rounds}")
     _sync(results, quick=quick)
-    return results
 
 
 def _sync(results: Results, *, quick: bool) -> None:
