@@ -16,6 +16,7 @@ Huawei's API signing guide (APIGW.*).
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Any
 
@@ -223,10 +224,13 @@ JOB_CODES_BY_KIND: dict[str, str] = {
     "deleteSingleNic": "Ecs.0507",
 }
 JOB_CODE_ELSE: dict[Service, str] = {Service.EVS: "EVS.2002", Service.ECS: MISSION_FAILS}
+VENDOR_CODE = re.compile(r"[A-Z][A-Za-z]{1,9}\.\d{4}")
 
 
 def job_code(service: Service, kind: str, failure_code: str) -> str:
-    """The `error_code` of a failed job."""
+    """The `error_code` of a failed job.  A vendor's code, as tracked and rehearsed jobs have, stays what it is."""
+    if VENDOR_CODE.fullmatch(failure_code):
+        return failure_code
     found = BY_KIND[failure_code, kind][1] if (failure_code, kind) in BY_KIND else JOB_CODES[service].get(failure_code)
     return found or JOB_CODES_BY_KIND.get(kind) or JOB_CODE_ELSE[service]
 
