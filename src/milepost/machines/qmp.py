@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -124,6 +125,7 @@ class Conversation:
     async def plug_card(self, card: Card) -> None:
         """The guest has the card, and a network behind it."""
         if card_name(card.id) in await self.devices():
+            await self.ask("set_link", name=backend_name(card.id), up=True)  # it may have been cut off as nobody's
             return
         with contextlib.suppress(Refused):  # there since an earlier try: it is made anew, nobody uses it
             await self.ask("netdev_del", id=backend_name(card.id))
@@ -136,11 +138,29 @@ class Conversation:
 
     async def unplug_card(self, card_id: str, *, wait_s: float) -> bool:
         """The guest has the card no more; False when it did not let go in time."""
-        if not await self._unplug(card_name(card_id), wait_s):
+        return await self.unplug_card_named(card_name(card_id), backend_name(card_id), wait_s=wait_s)
+
+    async def unplug_card_named(self, name: str, backend: str, *, wait_s: float) -> bool:
+        """The same for a card known by QEMU's names of it and of its network."""
+        if not await self._unplug(name, wait_s):
             return False
-        with contextlib.suppress(Refused):  # gone since an earlier try
-            await self.ask("netdev_del", id=backend_name(card_id))
+        await self.drop_backend(backend)
         return True
+
+    async def cut_link(self, backend: str) -> None:
+        """The network's card is there, and connected to nothing."""
+        with contextlib.suppress(Refused):  # it has no network
+            await self.ask("set_link", name=backend, up=False)
+
+    async def drop_backend(self, backend: str) -> None:
+        """The network is no more, once no card has it."""
+        with contextlib.suppress(Refused):  # gone since an earlier try
+            await self.ask("netdev_del", id=backend)
+
+    async def backends(self) -> set[str]:
+        """The networks of cards that are there.  Only the monitor for people lists them."""
+        told: str = await self.ask("human-monitor-command", **{"command-line": "info network"})
+        return set(re.findall(r"\b(b[0-9a-f]{28}): ", told))
 
     async def _unplug(self, device: str, wait_s: float) -> bool:
         with self._client.listener(names=("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")) as events:

@@ -105,7 +105,7 @@ PLACES: dict[str, Place] = {
     "server.unplugged": Place("milepost.machines.machine:Machine.unplug_disk", "after", "no guest has the disk, the records do"),
     "server.carded": Place("milepost.machines.machine:Machine.plug_card", "after", "the guest has the card, no record says so"),
     "server.cleared": Place("milepost.machines.machine:Machine.remove", "after", "no machine is left, the record is"),
-    "server.parted": Place("milepost.work.servers.power:Deleting.let_go", "after", "its volumes are not attached any more"),
+    "server.parted": Place("milepost.work.servers.deleting:Deleting.let_go", "after", "its volumes are not attached any more"),
     "server.noted": Place("milepost.work.servers.change:Change.note_done", "after", "what it came to is noted"),
     "server.released": Place("milepost.work.servers.change:Change.give_back", "after", "the record is free, its job is running"),
     "fop.brought": Place("milepost.work.media.pfop:bring", "after", "the source is in the job's folder"),

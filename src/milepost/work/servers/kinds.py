@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import msgspec
 
 from milepost import Running, SubJob, kind
+from milepost.compute import Server
 from milepost.engine.context import results_of
 from milepost.work.servers.admission import admit_create_server, admit_create_single
 from milepost.work.servers.building import Creating, Rebuilding
 from milepost.work.servers.change import Change, run_work
+from milepost.work.servers.deleting import Deleting
 from milepost.work.servers.parts import (
     admit_add_nic,
     admit_add_single_nic,
@@ -22,7 +24,7 @@ from milepost.work.servers.parts import (
     admit_reinit_os,
 )
 from milepost.work.servers.plugging import AddingNic, Attaching, DeletingNic, Detaching
-from milepost.work.servers.power import Deleting, Rebooting, Resizing, Starting, Stopping
+from milepost.work.servers.power import Rebooting, Resizing, Starting, Stopping
 from milepost.work.servers.power_admission import (
     admit_delete_server,
     admit_delete_single,
@@ -60,6 +62,7 @@ from milepost.work.servers.spec import (
     id_of,
     name_in_batch,
 )
+from milepost.work.servers.strays import unplug_strays
 
 QUEUE = "servers"
 ATTEMPTS = 3  # only what the store or the system does unexpectedly is tried again; refusals are final
@@ -102,8 +105,13 @@ async def _each(job: Running, server_ids: Sequence[str], sub_jobs: Sequence[SubJ
 async def _give_back(job: Running, server_id: str) -> None:
     """A server that this job still has, because a sub-job was cancelled before it ran or all have ended, is nobody's."""
     change = Change(job, server_id)
-    server = await change.find()
-    if server is not None and server.job_id == job.id:
+
+    async def mine() -> Server | None:
+        server = await change.find()
+        return server if server is not None and server.job_id == job.id else None
+
+    if await mine() is not None:
+        await unplug_strays(job.folder, server_id, mine)
         await change.give_back(**await change.true_state())
 
 

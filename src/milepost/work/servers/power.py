@@ -1,21 +1,18 @@
-"""Start, stop, reboot, resize and delete."""
+"""Start, stop, reboot and resize."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from milepost import PermanentError, Running, SubJob
+from milepost import PermanentError, Running
 from milepost.compute import FLAVORS, Server, VmState
 from milepost.machines.accel import find_accel
 from milepost.volume import Volume, VolumeStatus
 from milepost.work.servers.change import Change
 from milepost.work.servers.house import check_memory, machine_spec, write_seed
-from milepost.work.servers.spec import DeleteSingleServer, PowerSingle, ResizeServer, ServerResult
+from milepost.work.servers.spec import PowerSingle, ResizeServer, ServerResult
 from milepost.work.threads import in_thread
 from milepost.work.volumes.change import RELEASED, settled_status
-from milepost.work.volumes.spec import DeleteVolume
 
 
 class Leaving(Change):
@@ -146,83 +143,6 @@ class Resizing(Change):
         await self.note_done(result)
         await self.give_back(vm_state=VmState.STOPPED)
         return result
-
-
-class Deleting(Leaving):
-    """One attempt of one delete: the machine goes, its volumes are let go of or deleted, then the record goes."""
-
-    failure = "server_state"
-
-    def __init__(self, job: Running, spec: DeleteSingleServer) -> None:
-        super().__init__(job, spec.server_id)
-        self.spec = spec
-
-    async def run(self) -> ServerResult:
-        """Nothing of the server is left."""
-        result = ServerResult(server_id=self.server_id)
-        server = await self.take(self.spec, task_state="deleting")
-        if server is None:
-            return result
-        await self.report("deleting")
-        await self.machine.remove()
-        doomed = await self.let_go(server)
-        outcomes = await self.job.try_sub_jobs(
-            [SubJob(kind="deleteSingleVolume", input=DeleteVolume(volume_id=volume_id)) for volume_id in doomed]
-        )
-        for volume_id in doomed:
-            await self.leave(volume_id)
-        await self.note_done(result)
-        await self.job.resources.delete("server", self.server_id)
-        bad = [one for one in outcomes if not one.ok]
-        if bad:
-            first = bad[0].error.message if bad[0].error else bad[0].state
-            raise PermanentError(
-                "sub_jobs_failed", f"The server is deleted, {len(bad)} of its volumes are not; the first: {first}"
-            )
-        return result
-
-    async def let_go(self, server: Server) -> list[str]:
-        """Its volumes are not attached to it any more; those that go with it stay locked for their delete.  The ids of these.
-
-        The record keeps its list: an attempt after this one finds the same.
-        """
-        doomed = []
-        for disk in server.disks:
-            volume = await self.find_volume(disk.volume_id)
-            goes = self.spec.delete_volume or disk.delete_on_termination
-            shared = volume is not None and any(one.server_id != server.id for one in volume.attachments)
-            if goes and not shared:
-                doomed.append(disk.volume_id)
-            if volume is None or (not self.holds(volume) and not _attached(volume, server.id)):
-                continue
-            await self.rewrite(lambda one: one, {volume.id: _let_go(server.id, keep=goes and not shared)})
-        return doomed
-
-    async def undo(self, error: PermanentError | None) -> None:  # noqa: ARG002  (whatever it was)
-        """The server has the disks that are still there."""
-        server = await self.find()
-        disks = []
-        for disk in server.disks if server is not None else []:
-            volume = await self.find_volume(disk.volume_id)
-            if volume is not None and volume.status is VolumeStatus.DETACHING and self.holds(volume):
-                await self.rewrite(lambda one: one, {volume.id: self.joined(disk)})
-            elif volume is None or not _attached(volume, self.server_id):
-                continue
-            disks.append(disk)
-        await self.give_back(**await self.true_state(), disks=disks)
-
-
-def _attached(volume: Volume, server_id: str) -> bool:
-    return any(one.server_id == server_id for one in volume.attachments)
-
-
-def _let_go(server_id: str, *, keep: bool) -> Any:
-    def change(volume: Volume) -> Volume:
-        left = [one for one in volume.attachments if one.server_id != server_id]
-        volume = msgspec.structs.replace(volume, attachments=left)
-        return volume if keep else settle(volume)
-
-    return change
 
 
 def settle(volume: Volume) -> Volume:

@@ -8,17 +8,21 @@ as its condition.
 |------------------------------------------|---------------------------------------------------------------------------|
 | `building`, its job failed               | `error` with the job's reason; its machine and volumes go                 |
 | `building`, its job cancelled or gone    | removed, with its machine and volumes                                     |
+| `deleting`, past its point of no return  | removed, with its machine; disks that are left are nobody's (see `deleting`) |
 | any other, locked by an ended job        | unlocked; its state is what its machine shows; it has the disks that are there |
 | volume `attaching` or `detaching` for an ended job, whose servers are nobody's or gone | unlocked; its attachments decide |
 | `active`, nobody's, its guest shut down  | `stopped`                                                                 |
 | `active`, nobody's, its machine crashed  | `error` with a fault                                                      |
 | `stopped`, nobody's, its machine runs    | `active`                                                                  |
 
+A volume that would be free is kept while a process has its file open: a machine that stands still may go on.
+A part of a running machine that no record names is unplugged (see `strays`).
 A machine whose folder has no record is stopped, and the folder is removed: records come before folders and go after them.
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,18 +32,19 @@ import structlog
 from milepost import NotFound, Resource, StoreUnavailable, VersionConflict, Write
 from milepost.compute import SERVER, Disk, Fault, Server, VmState, decode_server
 from milepost.job import FINAL, Job, JobId, State
-from milepost.machines import Machine, MachineError, Standing, list_machines
-from milepost.machines.command import disk_name
+from milepost.machines import Machine, Standing, list_machines
 from milepost.volume import VOLUME, Volume, VolumeStatus, decode_volume
 from milepost.work.servers.admission import server_resource
 from milepost.work.servers.change import FREED, join, state_of
+from milepost.work.servers.deleting import is_doomed, parted
 from milepost.work.servers.house import folder_of, servers_folder
 from milepost.work.servers.power import settle
+from milepost.work.servers.strays import unplug_strays
 from milepost.work.threads import in_thread
 from milepost.work.volumes.admission import volume_resource
 from milepost.work.volumes.disk import DiskFolder
 from milepost.work.volumes.making import remove_files
-from milepost.work.volumes.sweep import OF_SERVERS
+from milepost.work.volumes.sweep import OF_SERVERS, is_open
 
 if TYPE_CHECKING:
     from milepost.store import Store
@@ -50,7 +55,27 @@ log = structlog.get_logger("milepost.servers")
 async def sweep(store: Store, data: Path, *, now_us: int) -> int:
     """No server is locked for a job that has ended, none shows what it is not, no machine is nobody's.  How many were changed."""
     settled = await settle_servers(store, data, now_us=now_us)
-    return settled + await observe(store, data, now_us=now_us) + await _remove_strays(store, data)
+    parts = await _unplug_parts(store, data)
+    return settled + parts + await observe(store, data, now_us=now_us) + await _remove_strays(store, data)
+
+
+async def _unplug_parts(store: Store, data: Path) -> int:
+    """No machine of a server that nobody changes has a part that its record does not name.  How many were unplugged."""
+    count = 0
+    for resource in await store.list_resources(SERVER):
+        server = decode_server(resource.doc)
+        if server.job_id is None:
+            count += await unplug_strays(data, server.id, functools.partial(_unlocked, store, server.id))
+    return count
+
+
+async def _unlocked(store: Store, server_id: str) -> Server | None:
+    """The server as it is now, unless somebody changes it."""
+    try:
+        server = decode_server((await store.get_resource(SERVER, server_id)).doc)
+    except NotFound:
+        return None
+    return server if server.job_id is None else None
 
 
 async def settle_servers(store: Store, data: Path, *, now_us: int) -> int:
@@ -63,7 +88,7 @@ async def settle_servers(store: Store, data: Path, *, now_us: int) -> int:
         ended = await _ended(store, server.job_id)
         if ended is not None:
             count += await _tried(_settle(store, data, resource, server, ended, now_us))
-    return count + await _settle_volumes(store, now_us)
+    return count + await _settle_volumes(store, data, now_us)
 
 
 async def observe(store: Store, data: Path, *, now_us: int) -> int:
@@ -125,13 +150,36 @@ async def _settle(store: Store, data: Path, resource: Resource, server: Server, 
     if server.vm_state is VmState.BUILDING:
         await _unmake(store, data, resource, server, ended, now_us)
         return
+    volumes = {disk.volume_id: await _find_volume(store, disk.volume_id) for disk in server.disks}
+    if is_doomed(server, [None if one is None else decode_volume(one.doc) for one in volumes.values()]):
+        await _remove(store, data, resource, server, volumes, now_us)
+        return
     machine = Machine(folder_of(data, server.id))
-    await _unplug_unknown(machine, server)
+    await unplug_strays(data, server.id, lambda: _found(server))
     disks = [disk for disk in server.disks if await _keep_disk(store, server, disk, now_us)]
     values: dict[str, Any] = {**FREED, "disks": disks}
     if server.disks or server.vm_state is not VmState.ERROR:  # one that was never made stays what it is
         values |= state_of(await in_thread(machine.look), now_us)
     await _write(store, resource, server, now_us, values)
+
+
+async def _found(server: Server) -> Server:
+    return server
+
+
+async def _remove(
+    store: Store, data: Path, resource: Resource, server: Server, volumes: dict[str, Resource | None], now_us: int
+) -> None:
+    """A server whose delete passed the point of no return: what was left to do is done."""
+    for found in volumes.values():
+        lock = _decode_lock(found.doc) if found is not None else None
+        if lock is not None and lock.status is VolumeStatus.DELETING and lock.job_id is not None:
+            return  # whoever wipes it has it, or it is settled first
+    await Machine(folder_of(data, server.id)).remove()
+    for found in volumes.values():
+        if found is not None:
+            await _write_volume(store, found, parted(decode_volume(found.doc), server.id), now_us)
+    await store.write_resources([Write(resource=resource, if_version=resource.version, delete=True)])
 
 
 async def _unmake(store: Store, data: Path, resource: Resource, server: Server, ended: Job | bool, now_us: int) -> None:
@@ -154,20 +202,6 @@ async def _unmake(store: Store, data: Path, resource: Resource, server: Server, 
         await store.delete_resource(SERVER, server.id)
 
 
-async def _unplug_unknown(machine: Machine, server: Server) -> None:
-    """A disk that was plugged in and never recorded leaves the machine."""
-    if not machine.look().running:
-        return
-    known = {disk_name(disk.volume_id) for disk in server.disks}
-    try:
-        async with machine.talk() as qemu:
-            for name in await qemu.devices():
-                if name.startswith("d") and len(name) == 29 and name not in known:
-                    await qemu.unplug_named(name)
-    except MachineError as error:
-        log.warning("a disk could not be unplugged", server_id=server.id, error=str(error))
-
-
 async def _keep_disk(store: Store, server: Server, disk: Disk, now_us: int) -> bool:
     """Whether the server still has the disk: a delete that did not come to its end may have let go of it, or deleted it."""
     found = await _find_volume(store, disk.volume_id)
@@ -180,7 +214,7 @@ async def _keep_disk(store: Store, server: Server, disk: Disk, now_us: int) -> b
     return any(one.server_id == server.id for one in volume.attachments)
 
 
-async def _settle_volumes(store: Store, now_us: int) -> int:
+async def _settle_volumes(store: Store, data: Path, now_us: int) -> int:
     """No volume is being attached or detached for a job that has ended, once its servers are settled.  How many were changed."""
     count, open_trees = 0, None
     for resource in await store.list_resources(VOLUME):
@@ -191,6 +225,8 @@ async def _settle_volumes(store: Store, now_us: int) -> int:
         if await _tree_of(store, lock.job_id) in open_trees:
             continue
         volume = decode_volume(resource.doc)
+        if not volume.attachments and await is_open(DiskFolder(data), volume):
+            continue
         log.warning("what was left of a job is settled", volume_id=volume.id, job_id=volume.job_id, was=volume.status)
         count += await _tried(_write_volume(store, resource, settle(volume), now_us))
     return count

@@ -2,13 +2,15 @@
 
 Rules
 1. A volume grows on disk first and in its record after that; it never shrinks, so growing again after a crash changes nothing.
-2. A deleted volume is wiped, then its file is removed, then its base, then its record: what is interrupted is done again.
-3. A cancelled job gives the volume back as it was.  A delete that has begun to wipe cannot: it leaves `error_deleting`.
+2. A file that any process has open is not wiped and not removed: whoever reads or writes it goes first.
+3. A deleted volume is wiped, then its file is removed, then its base, then its record: what is interrupted is done again.
+4. A cancelled job gives the volume back as it was.  A delete that has begun to wipe cannot: it leaves `error_deleting`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from milepost import PermanentError, Running
@@ -18,10 +20,12 @@ from milepost.work.volumes.change import RELEASED, Change, settled_status
 from milepost.work.volumes.disk import GIB, grow, remove, virtual_bytes, wipe
 from milepost.work.volumes.live import grow_live
 from milepost.work.volumes.making import limits_of, remove_files
+from milepost.work.volumes.openers import opener_of
 from milepost.work.volumes.spec import DeleteVolume, ExtendVolume, RetypeVolume, VolumeResult
 
 GROW_TRIES = 5
 GROW_PAUSE_S = 0.5
+CLOSED_TRIES, CLOSED_PAUSE_S = 5, 0.2
 
 
 class Extending(Change):
@@ -133,11 +137,22 @@ class Deleting(Change):
         if isinstance(volume, VolumeResult):
             return volume
         if volume.file is not None:
+            await self.check_closed(self.disks.path(volume))
             await in_thread(self._begun.touch)
             await wipe(self.disks.path(volume), self.report)
             await in_thread(remove, self.disks.path(volume))
         await in_thread(remove_files, self.disks, volume)
         return await self.finish_removed(volume)
+
+    async def check_closed(self, path: Path) -> None:
+        """Nobody has it open any more.  Errors: PermanentError (`volume_in_use`) naming the process."""
+        for tries_left in reversed(range(CLOSED_TRIES)):
+            opener = await in_thread(opener_of, path)
+            if opener is None:
+                return
+            if not tries_left:
+                raise PermanentError("volume_in_use", f"{opener} still has the volume's file open; nothing of it was wiped.")
+            await asyncio.sleep(CLOSED_PAUSE_S)  # one that is just ending
 
     async def report(self, done: int, total: int) -> None:
         if total:

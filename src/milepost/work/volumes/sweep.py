@@ -16,6 +16,7 @@ A job that failed before its first attempt (its deadline passed) never ran, but 
 
 Files: what a job was making goes when the job has ended; a volume or base without a record goes when it is an hour old.  (A
 record comes before its file and goes after it, so such a file is nobody's; the hour is for whoever puts a backup back.)
+A file that a process has open is neither removed nor given away: it is logged, and looked at again with the next sweep.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from milepost.work.volumes.changing import extend_undone, given_back
 from milepost.work.volumes.checks import volume_resource
 from milepost.work.volumes.disk import DiskFolder, remove
 from milepost.work.volumes.making import remove_files
+from milepost.work.volumes.openers import opener_of
 
 if TYPE_CHECKING:
     from milepost.store import Store
@@ -84,6 +86,8 @@ async def _settle_one(store: Store, disks: DiskFolder, resource: Resource, now_u
     job = await _job_of(store, volume)
     if job is not None and job.state not in FINAL:
         return False
+    if volume.status in MAKING and await is_open(disks, volume):
+        return False
     values = await in_thread(_end_of, disks, volume, job)
     log.warning(
         "what a job left of a volume is settled",
@@ -99,6 +103,14 @@ async def _settle_one(store: Store, disks: DiskFolder, resource: Resource, now_u
         changed = msgspec.structs.replace(volume, **RELEASED, **values, updated_us=now_us)
         await store.put_resource(volume_resource(changed), if_version=resource.version)
     return True
+
+
+async def is_open(disks: DiskFolder, volume: Volume) -> bool:
+    """Whether a process still has the volume's file open, which is logged: what it has is kept, and looked at again."""
+    opener = await in_thread(opener_of, disks.path(volume))
+    if opener is not None:
+        log.warning("a volume is kept: its file is open", volume_id=volume.id, status=volume.status, opener=opener)
+    return opener is not None
 
 
 async def _job_of(store: Store, volume: Volume) -> Job | None:
@@ -165,6 +177,10 @@ async def _sweep_files(store: Store, disks: DiskFolder) -> int:
         known = {resource.id for resource in await store.list_resources(VOLUME)}
         for path, drop in old:
             if path.name.partition(".")[0] not in known:
+                opener = await in_thread(opener_of, path)
+                if opener is not None:
+                    log.warning("a file without a volume is kept: it is open", file=path.name, opener=opener)
+                    continue
                 log.warning("a file without a volume is removed", file=path.name)
                 await in_thread(drop, path)
                 count += 1
@@ -194,4 +210,4 @@ def _old_files(disks: DiskFolder) -> list[tuple[Path, Callable[[Path], None]]]:
     return [(path, drop) for path, drop in found if path.stat().st_mtime < oldest_s]
 
 
-__all__ = ["settle", "sweep"]
+__all__ = ["is_open", "settle", "sweep"]
