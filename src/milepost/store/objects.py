@@ -17,6 +17,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 import threading
 import time
 import uuid
@@ -37,6 +38,7 @@ PARTS_MAX = 9_000
 TEMPORARY = ".tmp"
 TEMPORARY_S = 3600.0  # a temporary file that is older belongs to nobody
 KEY_CHARS_MAX = 512
+FOLDER_TRIES = 1000  # to make a folder that deletes take away again: each try has lost a race of microseconds
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -231,21 +233,28 @@ def _move_durably(source: Path, root: Path, key: str, cancelled: threading.Event
     """fsync, rename, fsync: after a power cut there is the whole object under its name, or none."""
     target = root / key
     _fsync(source)
-    made = _make_folders(root, target.parent)
+    made: list[Path] = []
+    for tries_left in reversed(range(FOLDER_TRIES)):
+        made += [folder for folder in _make_folders(root, target.parent) if folder not in made]
+        try:
+            _rename_or_copy(source, root, target, cancelled)
+            break
+        except FileNotFoundError:
+            if not tries_left or not source.exists():
+                raise  # else a delete took the empty folder away just now
+    for folder in (target.parent, *made):
+        with contextlib.suppress(FileNotFoundError):  # the object has been deleted since, and its folders with it
+            _fsync(folder)
+
+
+def _rename_or_copy(source: Path, root: Path, target: Path, cancelled: threading.Event) -> None:
     try:
         source.rename(target)
-    except FileNotFoundError:
-        if not source.exists():
-            raise
-        _move_durably(source, root, key, cancelled)  # a delete took the empty folder away just now
-        return
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         _copy_durably(source, root / TEMPORARY / uuid.uuid4().hex, target, cancelled)
         source.unlink()
-    for folder in (target.parent, *made):
-        _fsync(folder)
 
 
 def _link_durably(source: Path, root: Path, key: str, cancelled: threading.Event) -> None:
@@ -274,20 +283,35 @@ def _copy_durably(source: Path, temporary: Path, target: Path, cancelled: thread
 
 
 def _make_folders(root: Path, folder: Path) -> list[Path]:
-    """Make the folder; the folders above it that got a new entry by that."""
+    """Make the folder; the folders above it that got a new entry by that, the innermost first.
+
+    Deletes take empty folders away at any moment: also the one that was made just now, before the next was made in it.
+    Errors: FileExistsError when something that is no folder stands in the way.
+    """
     changed: list[Path] = []
-    missing = folder
-    while missing != root and not missing.exists():
-        missing = missing.parent
-        changed.append(missing)
-    while True:
+    for tries_left in reversed(range(FOLDER_TRIES)):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            if folder.exists() and not folder.is_dir():
+            _make_folder(root, folder, changed)
+            break
+        except FileNotFoundError:
+            if not tries_left:
                 raise
-            continue  # it was there, and a delete took it away before it was looked at
-        return changed
+    return changed
+
+
+def _make_folder(root: Path, folder: Path, changed: list[Path]) -> None:
+    """Errors: FileNotFoundError when it, or one above it, was taken away while it was looked at."""
+    if folder.is_dir():
+        return
+    if folder != root:
+        _make_folder(root, folder.parent, changed)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if folder.is_symlink() or not stat.S_ISDIR(folder.stat().st_mode):
+            raise
+    else:
+        changed[:] = [folder.parent, *(above for above in changed if above != folder.parent)]
 
 
 def _fsync(path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,82 @@ async def test_puts_and_deletes_beside_each_other_lose_nothing(store: ObjectStor
 
     await asyncio.gather(*(cycle(name) for name in range(4)))
     assert len(await store.list_keys("images")) == 4
+
+
+class Neighbours:
+    """Other puts and deletes make folders and take empty ones away at the worst moments, `times` often at each of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path, times: int) -> None:
+        self.root, self.times, self.done = root, times, Counter[str]()
+        self.mkdir, self.rename = Path.mkdir, Path.rename
+        monkeypatch.setattr(Path, "mkdir", lambda path: self._mkdir(path))
+        monkeypatch.setattr(Path, "rename", lambda path, target: self._rename(path, target))
+
+    def _mkdir(self, path: Path) -> None:
+        if self._is_due("there, and gone before it was looked at"):
+            self.mkdir(path)
+            with pytest.raises(FileExistsError) as caught:
+                self.mkdir(path)
+            module._remove_empty(self.root, path)
+            raise caught.value
+        self.mkdir(path)
+        if self._is_due("just made, and gone"):
+            module._remove_empty(self.root, path)
+
+    def _rename(self, path: Path, target: Path) -> Path:
+        if self._is_due("gone before the rename"):
+            module._remove_empty(self.root, target.parent)
+        return self.rename(path, target)
+
+    def _is_due(self, moment: str) -> bool:
+        self.done[moment] += 1
+        return self.done[moment] <= self.times
+
+
+@pytest.mark.parametrize("times", [1, 2, 25])
+async def test_a_put_goes_on_when_deletes_take_its_folders_away(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    assert store.root is not None
+    path = source(tmp_path)
+    neighbours = Neighbours(monkeypatch, store.root, times)
+    await store.put_file("images/a/1", path)
+    assert await read(store, "images/a/1") == DATA
+    assert len(neighbours.done) == 3
+    assert min(neighbours.done.values()) > times
+
+
+@pytest.mark.usefixtures("other_file_system")
+async def test_a_copy_goes_on_when_a_delete_takes_its_folders_away(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.root is not None
+    path = source(tmp_path)
+    Neighbours(monkeypatch, store.root, 2)
+    await store.put_file("images/a/1", path)
+    assert await read(store, "images/a/1") == DATA
+    assert list((store.root / module.TEMPORARY).iterdir()) == []
+
+
+async def test_a_put_whose_folders_never_stay_ends(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store.root is not None
+    path = source(tmp_path)
+    Neighbours(monkeypatch, store.root, 1_000_000)
+    with pytest.raises(FileNotFoundError):
+        await store.put_file("images/a/1", path)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("dangling", [True, False])
+async def test_what_is_no_folder_is_not_waited_for(store: ObjectStore, tmp_path: Path, dangling: bool) -> None:
+    assert store.root is not None
+    if dangling:
+        (store.root / "images").symlink_to("nowhere")
+    else:
+        (store.root / "images").write_bytes(b"a file")
+    with pytest.raises((FileExistsError, NotADirectoryError)):
+        await store.put_file("images/a/1", source(tmp_path))
+    assert (tmp_path / "source").exists()
 
 
 async def test_only_old_temporary_files_are_swept(store: ObjectStore) -> None:
