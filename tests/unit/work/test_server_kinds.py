@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from machine_house import ServerHouse, needs_machines, new_id, server_house
+from volume_house import CONTENT
 
-from milepost import CallerError
+from milepost import CallerError, InvalidInput
 from milepost.compute import VmState
 from milepost.job import State
 from milepost.machines import DiskPart, Machine, Standing
@@ -157,6 +158,32 @@ async def test_a_volume_is_attached_and_detached(house: ServerHouse, runs: bool)
             assert disk_name(volume.id) not in await qemu.devices() | await qemu.nodes()
     await refused(house, "not_attached", "detachVolume", server_id=server.id, volume_id=volume.id)
     await house.done("deleteVolume", volume_id=volume.id)
+
+
+async def test_a_shared_volume_of_an_image_is_raw_and_two_running_servers_have_it(house: ServerHouse) -> None:
+    image = await house.image()
+    volume = await house.make(size=1, image_id=image.id, multiattach=True)
+    assert (volume.format, volume.multiattach, volume.backing_file) == ("raw", True, None)
+    assert house.content(volume, len(CONTENT)) == CONTENT
+    first, second = await house.build(), await house.build()
+    for server in (first, second):
+        await house.done("attachVolume", server_id=server.id, volume_id=volume.id)
+        async with house.machine(server.id).talk() as qemu:
+            assert disk_name(volume.id) in await qemu.devices()
+    assert {one.server_id for one in (await house.volume(volume.id)).attachments} == {first.id, second.id}
+
+
+async def test_a_qcow2_volume_is_refused_to_a_second_server_when_it_is_asked_for(house: ServerHouse) -> None:
+    """New shared volumes are raw; there may be older ones."""
+    with pytest.raises(InvalidInput, match="format is qcow2, which only one server can have open"):
+        await house.submit("createVolume", volume={"size": 10, "volume_type": "SSD", "format": "qcow2", "multiattach": True})
+    volume = await house.make(size=10, format="qcow2")
+    await house.change(volume.id, multiattach=True)
+    first, second = await house.build(), await house.build()
+    both = [{"server_id": first.id}, {"server_id": second.id}]
+    await refused(house, "volume_attached", "batchAttachVolume", volume_id=volume.id, servers=both)
+    await house.done("attachVolume", server_id=first.id, volume_id=volume.id)
+    await refused(house, "volume_attached", "attachVolume", server_id=second.id, volume_id=volume.id)
 
 
 async def test_a_volume_that_a_running_server_has_grows_for_its_guest(house: ServerHouse) -> None:

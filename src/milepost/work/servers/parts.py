@@ -56,9 +56,9 @@ def _check_attachable(volume: Volume, server: Server) -> None:
         raise Conflict(
             f"volume {volume.id} is attached to server {server.id} already", path=VOLUME_PATH, reason="volume_attached"
         )
-    if volume.attachments and not volume.multiattach:
+    if volume.attachments and not is_shareable(volume):
         raise Conflict(
-            f"volume {volume.id} is attached to server {volume.attachments[0].server_id}, and it is not multiattach",
+            f"volume {volume.id} is attached to server {volume.attachments[0].server_id}, and {why_not_shared(volume)}",
             path=VOLUME_PATH,
             reason="volume_attached",
             volume_id=volume.id,
@@ -70,6 +70,15 @@ def _check_attachable(volume: Volume, server: Server) -> None:
             reason="volume_state",
             volume_id=volume.id,
         )
+
+
+def is_shareable(volume: Volume) -> bool:
+    """Whether several servers can have it: of one that was made as qcow2 the second machine could not open the file."""
+    return volume.multiattach and volume.format == "raw"
+
+
+def why_not_shared(volume: Volume) -> str:
+    return "its format is qcow2, which only one server can have open" if volume.multiattach else "it is not multiattach"
 
 
 def free_device(server: Server, asked: str | None) -> str:

@@ -16,7 +16,7 @@ from milepost import Admission, Admitted, Conflict, InvalidInput, Running, SubJo
 from milepost.engine.context import SubOutcome, results_of
 from milepost.work.servers.admission import find_server
 from milepost.work.servers.kinds import QUEUE
-from milepost.work.servers.parts import free_device
+from milepost.work.servers.parts import free_device, is_shareable, why_not_shared
 from milepost.work.servers.spec import COUNT_MAX, AttachVolume, DetachVolume
 from milepost.work.volumes.admission import find_volume
 
@@ -55,9 +55,9 @@ async def admit_batch_attach(ask: Admission, spec: BatchAttachVolume) -> Admitte
     """What can be told now is refused now; whoever changes a server meanwhile, its own sub-job is told."""
     _check_servers([one.server_id for one in spec.servers], SERVERS_PATH)
     volume, _ = await find_volume(ask, spec.volume_id, VOLUME_PATH)
-    if not volume.multiattach and (volume.attachments or len(spec.servers) > 1):
+    if not is_shareable(volume) and (volume.attachments or len(spec.servers) > 1):
         raise Conflict(
-            f"volume {volume.id} is not multiattach: it can be attached to one server",
+            f"volume {volume.id} can be attached to one server: {why_not_shared(volume)}",
             path=VOLUME_PATH,
             reason="volume_attached",
             volume_id=volume.id,

@@ -96,6 +96,11 @@ async def _reserve_new(ask: Admission, spec: VolumeSpec, volume_ids: Sequence[st
     check_type(spec.volume_type, "$.input.volume.volume_type", "volume_type")
     zone = check_zone(ask, spec.availability_zone, "$.input.volume.availability_zone")
     image = None if spec.image_id is None else await find_image(ask, spec.image_id)
+    if spec.multiattach and spec.format == "qcow2":
+        raise InvalidInput(
+            "format is qcow2, which only one server can have open; a multiattach volume is raw",
+            path="$.input.volume.format",
+        )
     check_size(spec.size, "$.input.volume.size", "size", of_image=image is not None)
     if image is not None:
         check_image_fits(image, spec.size, "$.input.volume.size")
@@ -134,9 +139,11 @@ async def _reserve_new(ask: Admission, spec: VolumeSpec, volume_ids: Sequence[st
 
 
 def format_of(spec: VolumeSpec) -> Any:
-    """The disk format that the volume will have."""
+    """The disk format that the volume will have.  A shared one is raw: two machines cannot both keep a qcow2 file's tables."""
     if spec.format is not None:
         return spec.format
+    if spec.multiattach:
+        return "raw"
     return "qcow2" if spec.image_id is not None and not spec.full_clone else "raw"
 
 

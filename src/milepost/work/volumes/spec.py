@@ -33,7 +33,7 @@ class VolumeSpec(msgspec.Struct, kw_only=True):
     format: Annotated[
         DiskFormat | None, Meta(description="default: qcow2 on top of an image, else raw; raw of an image is a full clone")
     ] = None
-    multiattach: bool = False
+    multiattach: Annotated[bool, Meta(description="several servers may have it at the same time; its format is raw")] = False
     metadata: dict[str, str] = {}
     tags: dict[str, str] = {}
     server_id: Annotated[str | None, Meta(description="attached to this server once it is made")] = None
