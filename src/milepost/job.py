@@ -95,10 +95,11 @@ class Failure(msgspec.Struct, frozen=True):
     details: dict[str, Any] | None = None
 
 
-class Callback(msgspec.Struct, frozen=True):
-    """Where to tell that a job became final."""
+class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where to tell of a job: that it became final, or what `on` names in the words of `subscription`."""
 
     url: str
+    on: tuple[str, ...] = ()
 
 
 class Submission(msgspec.Struct, kw_only=True, gc=False):

@@ -6,17 +6,21 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from milepost.job import EventType, JobId, ProjectId
+from milepost.job import JobId, ProjectId
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """One callback of one job, with its attempts."""
+    """One event for one receiver, with its attempts.
+
+    `event` is its type, or `missed` or `ping`, which are of no job.  `detail` is JSON: the event, or which events are missing;
+    None for the callback of a job that is told of its end alone.
+    """
 
     id: str
     job_id: JobId
     project: ProjectId
     url: str
-    event: EventType
+    event: str
     state: Literal["pending", "delivered", "given_up"]
     attempt: int
     next_us: int
@@ -24,6 +28,10 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     ended_us: int | None
     last_status: int | None
     last_error: str | None
+    subscription_id: str | None = None  # None: of a job's own callback
+    number: int | None = None  # among those of its subscription, from 1
+    receiver: str = ""  # all with the same receiver share its places
+    detail: bytes | None = None
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):

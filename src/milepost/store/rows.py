@@ -10,6 +10,7 @@ from milepost.job import Callback, Event, EventType, Failure, Job, JobId, Progre
 
 decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 decode_failure = msgspec.json.Decoder(Failure).decode
+_decode_callback = msgspec.json.Decoder(Callback).decode
 decode_progress = msgspec.json.Decoder(Progress).decode
 encode = msgspec.json.Encoder().encode
 
@@ -53,7 +54,7 @@ def job_from_row(row: tuple[Any, ...]) -> Job:
         sub_total=sub_total,
         retry_of=retry_of,
         cancel_requested=cancel_reason is not None,
-        callback=Callback(callback_url) if callback_url else None,
+        callback=read_callback(callback_url) if callback_url else None,
         origin=decode_labels(origin) if origin else {},
         created_us=created_us,
         run_at_us=run_at_us,
@@ -65,6 +66,15 @@ def job_from_row(row: tuple[Any, ...]) -> Job:
         fence=fence,
         lease_by=lease_by,
     )
+
+
+def read_callback(stored: str) -> Callback:
+    """What `callback_url` has: a URL, or the JSON of a callback with a filter; no URL begins with a brace."""
+    return _decode_callback(stored) if stored[0] == "{" else Callback(stored)
+
+
+def write_callback(callback: Callback) -> str:
+    return text(callback) if callback.on else callback.url
 
 
 def new_job(submission: Submission, job_id: JobId, now_us: int) -> Job:
@@ -125,7 +135,7 @@ def job_params(job: Job, submission: Submission) -> tuple[Any, ...]:
         job.root_id,
         job.position,
         job.retry_of,
-        None if job.callback is None else job.callback.url,
+        None if job.callback is None else write_callback(job.callback),
         submission.idempotency_key,
         submission.body_hash,
         job.created_us,

@@ -56,6 +56,7 @@ from milepost.store import (
 )
 from milepost.store.migrate import migrate_sqlite
 from milepost.store.rows import event_from_row, job_from_row, text
+from milepost.store.sqlite_deliveries import SqliteDeliveries
 from milepost.store.sqlite_jobs import JOB_COLUMNS, SQL
 from milepost.store.sqlite_lists import depths_of, list_sql
 from milepost.store.sqlite_records import SqliteRecords
@@ -64,7 +65,7 @@ from milepost.store.writer import Writer, unavailable
 _decode_rows = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
 
 
-class SqliteStore(SqliteRecords):
+class SqliteStore(SqliteRecords, SqliteDeliveries):
     """See `Store` for the rules.  `path` is a file, or `:memory:`.
 
     `lock`: refuse a second server on the same file (admin commands pass False).

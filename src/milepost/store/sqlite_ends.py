@@ -34,6 +34,7 @@ from milepost.store import (
     Ended,
 )
 from milepost.store.rows import job_from_row, job_params, new_job, text
+from milepost.store.sqlite_deliveries import add_delivery, forget_jobs
 from milepost.store.sqlite_jobs import FINAL_TYPES, SQL, add_labels, emit, emit_all, flush_events
 from milepost.store.writer import Transaction
 
@@ -154,9 +155,8 @@ def _follow(
     now_us: int,
 ) -> None:
     """A job's callback, and its parent's turn, once it has ended."""
-    if callback_url is not None:
-        delivery = (f"dlv_{new_job_id().replace('-', '')}", job_id, project, callback_url, FINAL_TYPES[state].value, now_us)
-        tx.execute(SQL.add_delivery, delivery)
+    if callback_url is not None and callback_url[0] != "{":  # one with a filter is read from the event
+        add_delivery(tx, job_id, project, callback_url, FINAL_TYPES[state], now_us)
     if parent_id is not None:
         settle_parent(tx, parent_id, root_id, now_us)
 
@@ -336,6 +336,7 @@ def prune_expired(tx: Transaction, now_us: int, limit: int) -> list[JobId]:
         packed = text(ids)
         tx.execute(SQL.keep_event_id, (tx.next_event_id - 1,))
         tx.execute(SQL.bury_jobs, (packed, now_us))
+        forget_jobs(tx, packed)
         for statement in (SQL.delete_events, SQL.delete_labels, SQL.delete_deliveries, SQL.delete_jobs):
             tx.execute(statement, (packed,))
     return ids

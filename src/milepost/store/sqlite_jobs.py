@@ -33,7 +33,7 @@ from milepost.store import (
     Write,
 )
 from milepost.store.rows import job_from_row, job_params, new_job, plain_params, text
-from milepost.store.sqlite_records import SQL as RECORD_SQL
+from milepost.store.sqlite_deliveries import SQL as DELIVERY_SQL
 from milepost.store.sqlite_records import apply_writes, check_writes
 from milepost.store.statements import load
 from milepost.store.writer import Transaction
@@ -96,7 +96,6 @@ class JobSql(NamedTuple):
     set_queue: str
     queue_depths: str
     count_due: str
-    add_delivery: str
 
 
 SQL = load("sqlite", "job", JobSql)
@@ -162,6 +161,8 @@ def _add_row(tx: Transaction, submission: Submission, now_us: int) -> Added:
         tx.plain_rows.append(plain)
     else:
         tx.job_rows.append(job_params(job, submission))
+        if job.callback is not None and job.callback.on:
+            tx.execute(DELIVERY_SQL.add_watch, (job.id, tx.next_event_id - 1))
     tx.added.append(job)
     if job.labels:
         add_labels(tx, job)
@@ -281,7 +282,7 @@ def _started(job: Job, worker: WorkerId, now_us: int) -> Job:
 
 def end_other_workers(tx: Transaction, worker: WorkerId) -> None:
     tx.execute(SQL.end_other_workers, (worker,))
-    tx.execute(RECORD_SQL.release_deliveries)
+    tx.execute(DELIVERY_SQL.release_deliveries)
 
 
 def renewal_of(rows: list[tuple[str, str | None]]) -> Renewal:

@@ -1,14 +1,14 @@
-"""The store's records on SQLite that are not jobs: deliveries, resources, projects, users, grants, tokens, access keys."""
+"""The store's records on SQLite that are neither jobs nor deliveries: resources, projects, users, grants, tokens, access keys."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from milepost.errors import Conflict, NotFound, VersionConflict
-from milepost.job import Claim, EventType, JobId, ProjectId
-from milepost.store import AccessKey, Delivery, Grant, Project, Resource, Token, User, Write
+from milepost.job import Claim, ProjectId
+from milepost.store import AccessKey, Grant, Project, Resource, Token, User, Write
 from milepost.store.statements import load
 from milepost.store.writer import Transaction, Writer
 
@@ -16,13 +16,6 @@ from milepost.store.writer import Transaction, Writer
 class RecordSql(NamedTuple):
     """The statements of `sql/sqlite/record.sql`."""
 
-    claim_deliveries: str
-    finish_delivery: str
-    release_deliveries: str
-    next_delivery: str
-    list_deliveries: str
-    get_delivery: str
-    redeliver: str
     get_resource: str
     put_resource: str
     list_resources: str
@@ -70,41 +63,6 @@ class SqliteRecords:
         if row is None:
             raise NotFound(f"no {what}")
         return row
-
-    # --- callbacks -------------------------------------------------------------------------------------------------
-
-    async def claim_deliveries(self, *, now_us: int, lease_s: float, limit: int) -> list[Delivery]:
-        params = (now_us, now_us + int(lease_s * 1e6), limit)
-        rows = await self._writer.do(lambda tx: tx.execute(SQL.claim_deliveries, params).fetchall())
-        return [_delivery(row) for row in rows]
-
-    async def finish_delivery(
-        self,
-        delivery: Delivery,
-        *,
-        state: Literal["pending", "delivered", "given_up"],
-        next_us: int,
-        status: int | None,
-        error: str | None,
-        now_us: int,
-    ) -> None:
-        ended_us = None if state == "pending" else now_us
-        params = (delivery.id, delivery.attempt, state, next_us, status, error, ended_us)
-        await self._writer.do(lambda tx: tx.execute(SQL.finish_delivery, params) and None)
-
-    async def next_delivery_us(self) -> int | None:
-        found: int | None = self._read.execute(SQL.next_delivery).fetchone()[0]
-        return found
-
-    async def list_deliveries(self, job_id: JobId) -> list[Delivery]:
-        return [_delivery(row) for row in self._read.execute(SQL.list_deliveries, (job_id,))]
-
-    async def redeliver(self, delivery_id: str, *, project: ProjectId | None, now_us: int) -> Delivery:
-        found = _delivery(self._one(SQL.get_delivery, (delivery_id,), f"delivery {delivery_id}"))
-        if project is not None and found.project != project:
-            raise NotFound(f"no delivery {delivery_id}")
-        await self._writer.do(lambda tx: tx.execute(SQL.redeliver, (delivery_id, now_us)) and None)
-        return _delivery(self._one(SQL.get_delivery, (delivery_id,), f"delivery {delivery_id}"))
 
     # --- resources -------------------------------------------------------------------------------------------------
 
@@ -286,24 +244,6 @@ def _delete_resource(tx: Transaction, type_: str, id_: str, claim: Claim | None)
 
 
 # --- rows --------------------------------------------------------------------------------------------------------------
-
-
-def _delivery(row: tuple[Any, ...]) -> Delivery:
-    id_, job_id, project, url, event, state, attempt, next_us, created_us, ended_us, last_status, last_error = row
-    return Delivery(
-        id=id_,
-        job_id=job_id,
-        project=project,
-        url=url,
-        event=EventType(event),
-        state=state,
-        attempt=attempt,
-        next_us=next_us,
-        created_us=created_us,
-        ended_us=ended_us,
-        last_status=last_status,
-        last_error=last_error,
-    )
 
 
 def _resource(row: tuple[Any, ...]) -> Resource:

@@ -116,6 +116,8 @@ class Writer:
         self.next_event_id = 1
         self.read_events: Callable[[int, int], list[Event]] = lambda _after_id, _count: []
         self.on_ready: Callable[[str], None] = lambda _queue: None
+        self.on_events: Callable[[], None] | None = None  # called after a commit with events; they are not made for it
+        self._told_event_id = 0
 
     # --- callers ---------------------------------------------------------------------------------------------------
 
@@ -337,6 +339,9 @@ class Writer:
             self._next()
 
     def _tell(self, tx: Transaction) -> None:
+        if self.on_events is not None and self.next_event_id != self._told_event_id:
+            self._told_event_id = self.next_event_id
+            self._call(lambda tell: tell(), self.on_events)
         if tx.ready_queues:
             queues, tx.ready_queues = tx.ready_queues, set()
             for name in queues:

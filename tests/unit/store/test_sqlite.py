@@ -16,6 +16,7 @@ from milepost.job import State, Submission, WorkerId
 from milepost.store import JobQuery
 from milepost.store.migrate import migrate_sqlite, migrations
 from milepost.store.sqlite import SqliteStore
+from milepost.store.sqlite_deliveries import SQL as DELIVERY_SQL
 from milepost.store.sqlite_jobs import JOB_COLUMNS, SQL
 from milepost.store.sqlite_lists import list_sql
 from milepost.store.sqlite_records import SQL as RECORD_SQL
@@ -225,14 +226,24 @@ HOT: dict[str, tuple[str, int, str]] = {
     "overdue": (SQL.list_overdue, 2, "job_deadline"),
     "expired": (SQL.list_expired, 2, "job_expiry"),
     "a tree": (SQL.list_tree, 2, "job_tree"),
-    "due deliveries": (RECORD_SQL.claim_deliveries, 3, "delivery_due"),
-    "next delivery": (RECORD_SQL.next_delivery, 0, "delivery_due"),
-    "deliveries of a job": (RECORD_SQL.list_deliveries, 1, "delivery_job"),
+    "due deliveries": (DELIVERY_SQL.find_due, 2, "delivery_due"),
+    "due deliveries of a receiver": (DELIVERY_SQL.find_due_of, 3, "delivery_receiver"),
+    "claim deliveries": (DELIVERY_SQL.claim_deliveries, 2, "PRIMARY KEY"),
+    "pending of a receiver": (DELIVERY_SQL.count_pending, 1, "delivery_receiver"),
+    "next delivery": (DELIVERY_SQL.next_delivery, 0, "delivery_due"),
+    "deliveries of a job": (DELIVERY_SQL.list_deliveries, 1, "delivery_job"),
+    "deliveries of a subscription": (DELIVERY_SQL.page_deliveries, 4, "delivery_subscription"),
+    "trim a subscription's log": (DELIVERY_SQL.trim_log, 2, "delivery_subscription"),
+    "one on its way": (DELIVERY_SQL.has_pending, 3, "delivery_"),
+    "news for subscriptions": (DELIVERY_SQL.list_news, 5, "SEARCH event USING INTEGER PRIMARY KEY"),
+    "news for jobs": (DELIVERY_SQL.list_watched_news, 3, "SEARCH event USING INTEGER PRIMARY KEY"),
+    "first watched": (DELIVERY_SQL.first_watched, 0, "callback_watch_first"),
+    "pruned of a project": (DELIVERY_SQL.pruned_until, 1, "pruned"),
     "a token": (RECORD_SQL.get_token, 1, "PRIMARY KEY"),
 }
 # Read whole, but through an index that has only the rows in question.
 SORTED = {"events of a tree", "deliveries of a job"}  # few rows, sorted when found
-SMALL = {"job_running", "job_scheduled", "job_deadline", "job_due", "job_crashed", "delivery_due"}
+SMALL = {"job_running", "job_scheduled", "job_deadline", "job_due", "job_crashed", "delivery_due", "callback_watch_first", "pruned"}
 
 
 @pytest.mark.parametrize("what", HOT)

@@ -265,8 +265,9 @@ DELETE FROM event WHERE job_id IN (SELECT value FROM json_each(:ids));
 DELETE FROM job_label WHERE job_id IN (SELECT value FROM json_each(:ids));
 
 -- name: delete_deliveries
+-- Those of the jobs' own callbacks: subscribers are told of jobs that are gone, too.
 -- params: ids
-DELETE FROM delivery WHERE job_id IN (SELECT value FROM json_each(:ids));
+DELETE FROM delivery WHERE job_id IN (SELECT value FROM json_each(:ids)) AND subscription_id IS NULL;
 
 -- name: delete_tombstones
 -- params: before_us, limit
@@ -321,8 +322,3 @@ SELECT queue, COUNT(*) FROM job
 UNION ALL
 SELECT queue, COUNT(*) FROM job
  WHERE state = 'ready' AND due = 1 AND project = :project AND queue > :queue || '.' AND queue < :queue || '/' GROUP BY queue;
-
--- name: add_delivery
--- params: id, job_id, project, url, event, now_us
-INSERT INTO delivery (id, job_id, project, url, event, state, next_us, created_us)
-VALUES (:id, :job_id, :project, :url, :event, 'pending', :now_us, :now_us);
