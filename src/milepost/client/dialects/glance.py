@@ -15,8 +15,9 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from milepost.client.cadence import retry_after_s
-from milepost.client.dialects import Page, Query, Spec, error_of, excerpt
-from milepost.errors import Conflict, InvalidInput, MilepostError, ProtocolError
+from milepost.client.dialects import Page, Query, Spec, error_of
+from milepost.client.dialects.polled import Polled
+from milepost.errors import InvalidInput, MilepostError
 from milepost.job import State
 from milepost.wire import JobView, Request, Response
 from milepost.wire import glance as wire
@@ -25,48 +26,23 @@ ACCEPT = {"Accept": "application/json"}
 JSON = {**ACCEPT, "Content-Type": "application/json"}
 
 
-class Glance:
+class Glance(Polled):
     """The image service's tasks: polls only."""
 
     name: ClassVar[str] = "glance"
     title: ClassVar[str] = "the image-task API"
     service_type: ClassVar[str] = "image"
-    long_poll_s: ClassVar[float] = 0.0
-    bulk_max: ClassVar[int] = 0
+    noun: ClassVar[str] = "task"
+    request_id: ClassVar[str] = "x-openstack-request-id"
     changes_max: ClassVar[int] = 200
-    streams: ClassVar[bool] = False
     lists: ClassVar[bool] = True
-    found_grace_s: ClassVar[float] = 10.0
-    submits_once: ClassVar[bool] = False
 
     def endpoint(self, url: str) -> str:
         """The unversioned base: catalogs have it with and without the version."""
         return re.sub(r"/v2(\.\d+)?$", "", url.rstrip("/"))
 
-    def base(self, endpoint: str, path: str) -> str:  # noqa: ARG002 - it has one host
-        return endpoint
-
-    def identify(self, token: str | None, project: str | None) -> dict[str, str]:
-        headers = {"X-Auth-Token": token} if token else {}
-        return {**headers, "X-Project-Id": project} if project else headers
-
     def submit(self, spec: Spec) -> Request:
-        options = {
-            "queue": spec.queue,
-            "priority": spec.priority,
-            "labels": spec.labels or None,
-            "held": spec.held or None,
-            "run_at": spec.run_at,
-            "attempts_max": spec.attempts_max,
-            "timeout_s": spec.timeout_s,
-            "deadline_s": spec.deadline_s,
-            "callback": spec.callback_url,
-        }
-        given = [name for name, value in options.items() if value is not None]
-        if given:
-            raise InvalidInput(
-                f"{self.title} has no {', '.join(given)}", path=f"$.{given[0]}", hint="leave it out, or use wire='native'"
-            )
+        self.refuse_options(spec)
         input = msgspec.json.decode(spec.input) if spec.input is not None else {}
         headers = {**JSON, "X-Openstack-Request-ID": request_id_of(spec)}
         return Request("POST", "/v2/tasks", headers, wire.encode_create(spec.kind, input))
@@ -93,25 +69,11 @@ class Glance:
             pairs.append(("limit", query.page_size))
         return Request("GET", "/v2/tasks?" + urlencode(pairs), ACCEPT)
 
-    def act(self, job_id: str, verb: str) -> Request:
-        raise Conflict(
-            f"{self.title} cannot {verb} a task",
-            job_id=job_id,
-            hint=f"on a Milepost server use its own API: milepost {verb} {job_id} --wire native",
-        )
-
-    def events(self, job_id: str, *, after: int = 0, tree: bool = False, stream: bool = False) -> Request:  # noqa: ARG002
-        raise Conflict(
-            f"{self.title} keeps no history of a task",
-            job_id=job_id,
-            hint=f"on a Milepost server use its own API: milepost events {job_id} --wire native",
-        )
-
     def read_job(self, response: Response) -> JobView:
         try:
             return wire.read_task(response.body)
         except (msgspec.DecodeError, ValueError) as error:
-            raise _not_ours("a task", response, error) from error
+            raise self.not_ours("a task", response, error) from error
 
     def read_submitted(self, response: Response, spec: Spec) -> JobView:  # noqa: ARG002 - the answer has it all
         return self.read_job(response)
@@ -120,7 +82,7 @@ class Glance:
         try:
             views, next_path = wire.read_task_page(response.body)
         except (msgspec.DecodeError, ValueError) as error:
-            raise _not_ours("a page of tasks", response, error) from error
+            raise self.not_ours("a page of tasks", response, error) from error
         return Page(tuple(views), next_path if views else None)
 
     def read_error(self, response: Response, job_id: str | None) -> MilepostError:
@@ -145,12 +107,3 @@ def _status(word: str) -> str:
         return wire.STATUS[State(word)]
     except ValueError:
         return word
-
-
-def _not_ours(what: str, response: Response, error: Exception) -> ProtocolError:
-    return ProtocolError(
-        f"the answer is not {what}: {error}; it begins {excerpt(response.body, 80)!r}",
-        status=response.status,
-        request_id=response.headers.get("x-openstack-request-id"),
-        hint="is this an image service's URL?",
-    )

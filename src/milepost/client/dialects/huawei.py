@@ -15,7 +15,8 @@ from urllib.parse import quote
 import msgspec
 
 from milepost.client.cadence import retry_after_s
-from milepost.client.dialects import PROJECT, Page, Query, Spec, error_of, excerpt
+from milepost.client.dialects import PROJECT, Spec, error_of, excerpt
+from milepost.client.dialects.polled import Polled
 from milepost.errors import (
     Conflict,
     Forbidden,
@@ -66,7 +67,7 @@ _BY_REASON: dict[str, type[MilepostError]] = {
 }
 
 
-class Huawei:
+class Huawei(Polled):
     """The jobs of one service: polls only.  `huawei(name)` makes one."""
 
     service: ClassVar[str]
@@ -74,42 +75,14 @@ class Huawei:
     name: ClassVar[str]
     title: ClassVar[str]
     service_type: ClassVar[str]
-    long_poll_s: ClassVar[float] = 0.0
-    bulk_max: ClassVar[int] = 0
-    changes_max: ClassVar[int] = 0
-    streams: ClassVar[bool] = False
-    lists: ClassVar[bool] = False
-    found_grace_s: ClassVar[float] = 10.0
-    submits_once: ClassVar[bool] = False
+    request_id: ClassVar[str] = "x-request-id"
 
     def endpoint(self, url: str) -> str:
         """The unversioned base: catalogs have it with version and project, users without."""
         return re.sub(r"/v\d+(\.\d+)?(/[^/]+)?$", "", url.rstrip("/"))
 
-    def base(self, endpoint: str, path: str) -> str:  # noqa: ARG002 - it has one host
-        return endpoint
-
-    def identify(self, token: str | None, project: str | None) -> dict[str, str]:
-        headers = {"X-Auth-Token": token} if token else {}
-        return {**headers, "X-Project-Id": project} if project else headers
-
     def submit(self, spec: Spec) -> Request:
-        options = {
-            "queue": spec.queue,
-            "priority": spec.priority,
-            "labels": spec.labels or None,
-            "held": spec.held or None,
-            "run_at": spec.run_at,
-            "attempts_max": spec.attempts_max,
-            "timeout_s": spec.timeout_s,
-            "deadline_s": spec.deadline_s,
-            "callback": spec.callback_url,
-        }
-        given = [name for name, value in options.items() if value is not None]
-        if given:
-            raise InvalidInput(
-                f"{self.title} has no {', '.join(given)}", path=f"$.{given[0]}", hint="leave it out, or use wire='native'"
-            )
+        self.refuse_options(spec)
         routes = ROUTES.get(wire.Service(self.service), {}) if self.service in ("ecs", "evs") else {}
         if spec.kind not in routes:
             raise self._no_submit(spec.kind, sorted(routes))
@@ -144,38 +117,18 @@ class Huawei:
         path = self.difference.path.replace("{job_id}", quote(job_id, safe=""))
         return Request("GET", path, ACCEPT)
 
-    def list_jobs(self, query: Query) -> Request:  # noqa: ARG002 - it has no list
-        raise Conflict(
-            f"{self.title} cannot list jobs: it knows a job by its id alone",
-            hint="keep the job_id that a submit answers (milepost get ID); a Milepost server lists with --wire native",
-        )
-
-    def act(self, job_id: str, verb: str) -> Request:
-        raise Conflict(
-            f"{self.title} cannot {verb} a job",
-            job_id=job_id,
-            hint=f"on a Milepost server use its own API: milepost {verb} {job_id} --wire native",
-        )
-
-    def events(self, job_id: str, *, after: int = 0, tree: bool = False, stream: bool = False) -> Request:  # noqa: ARG002
-        raise Conflict(
-            f"{self.title} keeps no history of a job",
-            job_id=job_id,
-            hint=f"on a Milepost server use its own API: milepost events {job_id} --wire native",
-        )
-
     def read_job(self, response: Response) -> JobView:
         try:
             return read_view(self.service, response.body)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise self._not_ours("a job", response, error) from error
+            raise self.not_ours("a job", response, error) from error
 
     def read_submitted(self, response: Response, spec: Spec) -> JobView:
         """The job that the answer names; it says nothing else of it.  Errors: Conflict for an order that is no job yet."""
         try:
             told = read_submitted(response.body)
         except (msgspec.DecodeError, ValueError) as error:
-            raise self._not_ours("the answer to a submit", response, error) from error
+            raise self.not_ours("the answer to a submit", response, error) from error
         held = told.job_id is None
         job_id = told.job_id or wire.read_order_id(told.order_id or "")
         if job_id is None:
@@ -195,9 +148,6 @@ class Huawei:
             result=named if told.ids else None,
             raw=msgspec.json.decode(response.body),
         )
-
-    def read_page(self, response: Response) -> Page:
-        raise self._not_ours("a page of jobs", response, ValueError("there are none"))
 
     def read_error(self, response: Response, job_id: str | None) -> MilepostError:
         told = wire.read_error(response.body)
@@ -230,14 +180,6 @@ class Huawei:
             request_id=request_id,
             retry_after_s=retry_after_s(response.headers),
             **{key: value for key, value in {"cloud_code": code, "reason": reason, **fields}.items() if value is not None},
-        )
-
-    def _not_ours(self, what: str, response: Response, error: Exception) -> ProtocolError:
-        return ProtocolError(
-            f"the answer is not {what}: {error}; it begins {excerpt(response.body, 80)!r}",
-            status=response.status,
-            request_id=response.headers.get("x-request-id"),
-            hint=f"is this the endpoint of {self.title}?",
         )
 
 

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from milepost.client.cadence import retry_after_s
-from milepost.client.dialects import Page, Query, Spec, error_of, excerpt
+from milepost.client.dialects import Spec, error_of, excerpt
+from milepost.client.dialects.polled import Polled
 from milepost.errors import (
     CallerError,
     Conflict,
@@ -26,7 +27,6 @@ from milepost.errors import (
     InvalidInput,
     MilepostError,
     NotFound,
-    ProtocolError,
     Throttled,
 )
 from milepost.job import State
@@ -58,19 +58,13 @@ class PfopInput(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     idle: bool = False
 
 
-class Qiniu:
+class Qiniu(Polled):
     """Persistent processing: polls only."""
 
     name: ClassVar[str] = "qiniu"
     title: ClassVar[str] = "Qiniu's persistent processing"
     service_type: ClassVar[str] = "media"
-    long_poll_s: ClassVar[float] = 0.0
-    bulk_max: ClassVar[int] = 0
-    changes_max: ClassVar[int] = 0
-    streams: ClassVar[bool] = False
-    lists: ClassVar[bool] = False
-    found_grace_s: ClassVar[float] = 10.0
-    submits_once: ClassVar[bool] = False
+    request_id: ClassVar[str] = "x-reqid"
 
     def endpoint(self, url: str) -> str:
         """Rule 1, without spaces and trailing slashes.  Errors: InvalidInput."""
@@ -94,20 +88,7 @@ class Qiniu:
         return {**headers, "X-Project-Id": project} if project else headers
 
     def submit(self, spec: Spec) -> Request:
-        options = {
-            "priority": spec.priority,
-            "labels": spec.labels or None,
-            "held": spec.held or None,
-            "run_at": spec.run_at,
-            "attempts_max": spec.attempts_max,
-            "timeout_s": spec.timeout_s,
-            "deadline_s": spec.deadline_s,
-        }
-        given = [name for name, value in options.items() if value is not None]
-        if given:
-            raise InvalidInput(
-                f"{self.title} has no {', '.join(given)}", path=f"$.{given[0]}", hint="leave it out, or use wire='native'"
-            )
+        self.refuse_options(spec, "queue", "callback")
         if spec.kind != prefop.KIND:
             raise InvalidInput(f"{self.title} has no kind {spec.kind!r}; its only one is {prefop.KIND!r}", path="$.kind")
         return pfop.submit_request(_form(spec))
@@ -115,44 +96,24 @@ class Qiniu:
     def probe(self, job_id: str, *, etag: str | None = None, wait_s: float = 0) -> Request:  # noqa: ARG002 - it has neither
         return pfop.status_request(pfop.as_persistent_id(job_id))
 
-    def list_jobs(self, query: Query) -> Request:  # noqa: ARG002 - it has no list
-        raise Conflict(
-            f"{self.title} cannot list jobs: it knows a job by its persistentId alone",
-            hint="keep the persistentId that a submit answers (milepost get ID); a Milepost server lists with --wire native",
-        )
-
-    def act(self, job_id: str, verb: str) -> Request:
-        raise Conflict(
-            f"{self.title} cannot {verb} a job",
-            job_id=job_id,
-            hint=f"on a Milepost server use its own API: milepost {verb} {_native_id(job_id)} --wire native",
-        )
-
-    def events(self, job_id: str, *, after: int = 0, tree: bool = False, stream: bool = False) -> Request:  # noqa: ARG002
-        raise Conflict(
-            f"{self.title} keeps no history of a job",
-            job_id=job_id,
-            hint=f"on a Milepost server use its own API: milepost events {_native_id(job_id)} --wire native",
-        )
+    def native_id(self, job_id: str) -> str:
+        return read_persistent_id(job_id) or job_id
 
     def read_job(self, response: Response) -> JobView:
         try:
             found = msgspec.json.decode(response.body)
             return prefop.to_view(prefop.read_status(found), raw=found)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise self._not_ours("the status of a job", response, error) from error
+            raise self.not_ours("the status of a job", response, error) from error
 
     def read_submitted(self, response: Response, spec: Spec) -> JobView:
         """The job that the answer names; it says nothing else of it."""
         try:
             id = pfop.read_submitted(response.body)
         except (msgspec.DecodeError, ValueError) as error:
-            raise self._not_ours("the answer to a submit", response, error) from error
+            raise self.not_ours("the answer to a submit", response, error) from error
         raw = msgspec.json.decode(response.body)
         return JobView(id=id, kind=spec.kind, state=State.READY, status=str(prefop.WAITING), raw=raw)
-
-    def read_page(self, response: Response) -> Page:
-        raise self._not_ours("a page of jobs", response, ValueError("there are none"))
 
     def read_error(self, response: Response, job_id: str | None) -> MilepostError:
         text = errors.read_error(response.body) or f"HTTP {response.status}: {excerpt(response.body) or 'no reason was given'}"
@@ -164,14 +125,6 @@ class Qiniu:
         if response.status == errors.BAD_TOKEN:
             fields["hint"] = "set QINIU_ACCESS_KEY and QINIU_SECRET_KEY, or give credentials=KeyPair(…)"
         return error_of(response.status, text, code=None if found is None else found.code, retry_after_s=pause_s, **fields)
-
-    def _not_ours(self, what: str, response: Response, error: Exception) -> ProtocolError:
-        return ProtocolError(
-            f"the answer is not {what}: {error}; it begins {excerpt(response.body, 80)!r}",
-            status=response.status,
-            request_id=response.headers.get("x-reqid"),
-            hint=f"is this the endpoint of {self.title}?",
-        )
 
 
 def _form(spec: Spec) -> pfop.Form:
@@ -202,7 +155,3 @@ def _form(spec: Spec) -> pfop.Form:
 def _id_in(path: str) -> str:
     """The persistentId that a path asks for."""
     return path.partition("?id=")[2]
-
-
-def _native_id(id: str) -> str:
-    return read_persistent_id(id) or id
