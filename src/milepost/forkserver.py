@@ -25,7 +25,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import struct
 import sys
@@ -34,7 +33,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from milepost.forked import BEGUN, ERROR, RESULT, Call, Hello, send_frame
-from milepost.process import ENV, Limits, Reason
+from milepost.process import ENV, Limits, Reason, reason_of
 
 RESULT_BYTES_MAX = 8 << 20
 START_S = 60.0
@@ -251,7 +250,7 @@ async def _follow(
         raise ForkServerDied("the process that forks died with its children")
     trailer = trailer.removeprefix(BEGUN)
     code = os.waitstatus_to_exitcode(struct.unpack("!i", trailer[:4])[0])
-    reason = _reason(code, timed_out)
+    reason = reason_of(code, timed_out)
     result = error = None
     if reason == "exit" and said:
         result = said[1:] if said[:1] == RESULT else None
@@ -303,18 +302,6 @@ async def _read_all(one: socket.socket) -> bytes:
         while chunk := await loop.sock_recv(one, 1 << 16):
             read += chunk
     return bytes(read)
-
-
-def _reason(code: int, timed_out: bool) -> Reason:
-    if timed_out:
-        return "wall_time"
-    if code >= 0:
-        return "exit"
-    if -code == signal.SIGXCPU:
-        return "cpu_time"
-    if -code == signal.SIGXFSZ:
-        return "file_size"
-    return "signal"
 
 
 __all__ = ["Answer", "ForkServer", "ForkServerDied"]

@@ -150,7 +150,7 @@ async def run_process(
         raise group_error.exceptions[0] from None
     finally:
         code = await _kill(process)
-    return Ended(code=code, reason=_reason(code, timed_out), stdout=bytes(out), stderr=bytes(err))
+    return Ended(code=code, reason=reason_of(code, timed_out), stdout=bytes(out), stderr=bytes(err))
 
 
 async def _started(start: Coroutine[Any, Any, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
@@ -264,7 +264,8 @@ async def _reaped(process: asyncio.subprocess.Process) -> int:
     return await process.wait()
 
 
-def _reason(code: int, timed_out: bool) -> Reason:
+def reason_of(code: int, timed_out: bool) -> Reason:
+    """Why a program ended that had this code; one below 0 is the signal that killed it."""
     if timed_out:
         return "wall_time"
     if code >= 0:
@@ -283,4 +284,4 @@ def _signal_name(number: int) -> str:
         return str(number)
 
 
-__all__ = ["ENV", "Ended", "Limits", "ProgramMissing", "find_program", "run_process"]
+__all__ = ["ENV", "Ended", "Limits", "ProgramMissing", "find_program", "reason_of", "run_process"]
