@@ -131,8 +131,10 @@ class Finisher:
         """Hints about what the outcome made possible, and the end of the scratch folder."""
         job = attempt.claimed.job
         match outcome:
-            case Retried() | Snoozed():
+            case Retried(_, at_us) | Snoozed(at_us, _):
                 self._dispatch.reschedule()
+                if at_us <= self._clock.now_us():  # due already: the schedule does not hold it
+                    self._dispatch.announce(job.queue)
             case Returned():
                 pass
             case Suspended(sub_jobs):

@@ -102,6 +102,20 @@ async def test_without_any_hint_a_due_job_is_found_by_looking(house: House) -> N
     assert await house.node.claimer.run_once(None) == 1
 
 
+@pytest.mark.parametrize("again", [milepost.Snooze(0), milepost.RetryableError("busy", "not now", delay_s=0)])
+async def test_a_job_that_is_to_run_again_at_once_is_a_hint(house: House, again: BaseException) -> None:
+    @house.kind("twice", queue="lane")
+    async def twice(job: milepost.Running) -> None:
+        raise again
+
+    await house.submit("twice", attempts_max=2)
+    await house.dispatch.next_work(0.0)
+    await house.claim()
+    await house.idle()
+    assert await house.dispatch.next_work(0.0) == {"lane"}, "it would wait until the queue is looked at anyway"
+    assert await house.claim() == 1
+
+
 async def test_the_claimer_goes_on_after_the_store_was_away(house: House) -> None:
     @house.kind("quick")
     async def quick(job: milepost.Running) -> None: ...
