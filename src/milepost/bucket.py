@@ -40,6 +40,7 @@ class StoredObject(msgspec.Struct, kw_only=True):
     storage_class: int = 0  # 0 standard, 1 infrequent, 2 archive …: kept and shown, nothing more
     disabled: bool = False
     end_user: str | None = None
+    made_by: str | None = None  # the job that stored it: its next attempt knows its own work by that
 
 
 def objects_of(bucket: str) -> str:

@@ -82,7 +82,8 @@ def estimate_quality(tables: dict[int, tuple[int, ...]]) -> int | None:
     pairs = [(sum(tables[number]), sums) for number, sums in enumerate(_SUMS) if number in tables]
     if not pairs:
         return None
-    return min(range(100, 0, -1), key=lambda quality: sum(abs(sums[quality - 1] - has) for has, sums in pairs))
+    distances = [sum(off) for off in zip(*([abs(one - has) for one in sums] for has, sums in pairs), strict=True)]
+    return 100 - distances[::-1].index(min(distances))  # the higher one of two that are as near
 
 
 def source_quality(path: str) -> int | None:

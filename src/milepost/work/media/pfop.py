@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,7 +41,6 @@ QUEUE, IDLE_QUEUE = "media", "media.idle"  # a pipeline is `media.<project>.<nam
 IDLE_PAUSE_S = 5.0
 PIECE_BYTES = 4 << 20
 SHARED = "shared"  # the folder of what the steps of one item fetched
-OWN = "stored"  # the file in the job's folder that names the bytes which its attempts stored
 
 
 class Pfop(msgspec.Struct, kw_only=True):
@@ -113,7 +111,6 @@ async def run_fop(job: Running, spec: Fop) -> FopResult:
         raise Snooze(IDLE_PAUSE_S, "other media work waits")
     async with locked(job.scratch / "lock"):
         folder = job.scratch / "work"
-        await in_thread(_fresh, folder)
         try:
             return await Item(job, spec, fop, folder).run()
         finally:
@@ -129,9 +126,11 @@ async def _others_wait(job: Running) -> bool:
     return await job.waiting_in(QUEUE, but=IDLE_QUEUE) > 0
 
 
-def _fresh(folder: Path) -> None:
+def _fresh(folder: Path, steps: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / SHARED).mkdir(parents=True)
+    for index in range(steps):
+        (folder / f"step-{index}").mkdir()
 
 
 class Item:
@@ -140,15 +139,17 @@ class Item:
     def __init__(self, job: Running, spec: Fop, fop: Parsed, folder: Path) -> None:
         self.job, self.spec, self.fop, self.folder = job, spec, fop, folder
         self.last = len(fop.steps) - 1
+        self.buckets = job.buckets
 
     async def run(self) -> FopResult:
         """Every step, and the output stored.  Errors: PermanentError `fop_failed`; RetryableError, Conflict."""
-        source = await self.find_source()
-        place = await self.find_target()
+        source_place, source = await self.find_source()
+        place = await self.find_target(source_place)
         target = self.target_of(place, source)
         old = await self.find_old(place, target)
         if old is not None:
             return old
+        await in_thread(_fresh, self.folder, len(self.fop.steps))
         path = self.folder / "source"
         with self.failing(0):
             await bring(self.job, source, path)
@@ -168,19 +169,21 @@ class Item:
 
     # --- where it comes from and goes to ---------------------------------------------------------------------------------
 
-    async def find_source(self) -> StoredObject:
+    async def find_source(self) -> tuple[Place, StoredObject]:
         try:
             place = await self.find_bucket(self.spec.bucket)
-            return (await self.job.buckets.find(place, self.spec.key)).object
+            return place, (await self.buckets.find(place, self.spec.key)).object
         except NotFound:
             raise failure(NO_SOURCE, 0) from None
 
     async def find_bucket(self, name: str) -> Place:
-        return await self.job.buckets.find_bucket(name, project=ProjectId(self.job.project))
+        return await self.buckets.find_bucket(name, project=ProjectId(self.job.project))
 
-    async def find_target(self) -> Place:
+    async def find_target(self, source: Place) -> Place:
+        if self.fop.save is None or self.fop.save.bucket == source.name:
+            return source
         try:
-            return await self.find_bucket(self.spec.bucket if self.fop.save is None else self.fop.save.bucket)
+            return await self.find_bucket(self.fop.save.bucket)
         except NotFound as error:
             raise failure(f"saveas: {error.message}", self.last) from None
 
@@ -195,10 +198,10 @@ class Item:
         makes = self.fop.steps[-1].command.makes
         if target.key is None or makes == "objects" or (makes == "info" and self.fop.save is None):
             return None
-        found = await self.job.buckets.look_up(place, target.key)
+        found = await self.buckets.look_up(place, target.key)
         if found is None:
             return None
-        own = found.object.object_key in await in_thread(_read_lines, self.job.scratch / OWN)
+        own = found.object.made_by == self.job.id
         if not own and self.spec.force:
             return None
         return FopResult(bucket=place.name, key=target.key, hash=found.object.hash, return_old=0 if own else 1)
@@ -216,7 +219,7 @@ class Item:
         shared = self.folder / SHARED
         mime_type, output = source.mime_type, Output.info(None)
         for index, step in enumerate(self.fop.steps):
-            await self.job.progress(index, len(self.fop.steps), step.command.name, unit="steps")
+            await self.progress(index, step.command.name)
             tools = StepTools(
                 self.job,
                 origin=origin,
@@ -233,8 +236,12 @@ class Item:
                     path, mime_type = made.path, made.mime_type
         return output
 
+    async def progress(self, done: int, note: str) -> None:
+        """How many steps are done.  Nothing for a single one, which may say itself how far it is: each report is a commit."""
+        if self.last and done:
+            await self.job.progress(done, self.last + 1, note, unit="steps")
+
     async def run_step(self, step: Step, path: Path, tools: StepTools, index: int) -> Output:
-        await in_thread(tools.folder.mkdir)
         output = await step.command.run(step.spec, path, self.folder / f"out-{index}", tools)
         if output.makes != step.command.makes:
             raise RuntimeError(f"the command {step.command.name} made {output.makes}, and says {step.command.makes}")
@@ -260,7 +267,7 @@ class Item:
             await self.put(place, made, made.key)
         stored = await self.put(place, first, first.key if output.makes == "objects" else target.key)
         keys = [made.key or stored.key for made in output.files]
-        await self.job.progress(len(self.fop.steps), len(self.fop.steps), "stored", unit="steps")
+        await self.progress(len(self.fop.steps), "stored")
         if output.makes == "objects":
             return FopResult(bucket=place.name, keys=keys, hash=stored.hash if len(keys) == 1 else None)
         return FopResult(bucket=place.name, key=stored.key, hash=stored.hash)
@@ -268,10 +275,9 @@ class Item:
     async def put(self, place: Place, made: Made, key: str | None) -> StoredObject:
         """The file is an object, in place of what had its key.  Errors: Conflict when the lease was lost."""
         found = await in_thread(_measure, made.path)
-        buckets, now_us = self.job.buckets, self.job.now_us()
+        buckets, now_us = self.buckets, self.job.now_us()
         key = _checked(found.hash if key is None else key)
         object_key = await buckets.keep(made.path, place.project)
-        await in_thread(_add_line, self.job.scratch / OWN, object_key)
         new = StoredObject(
             key=key,
             hash=found.hash,
@@ -280,6 +286,7 @@ class Item:
             put_us=now_us,
             md5=found.md5,
             object_key=object_key,
+            made_by=self.job.id,
         )
         try:
             return await buckets.put(place, new, overwrite=True, claim=self.job.claim)
@@ -295,21 +302,6 @@ def _checked(key: str) -> str:
         return check_object_name(key)
     except InvalidInput as error:
         raise FopFailed(error.message) from None
-
-
-def _add_line(path: Path, line: str) -> None:
-    """It is on disk before the record is: what an attempt stored is known as its own by the next one."""
-    with path.open("a") as file:
-        file.write(f"{line}\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except FileNotFoundError:
-        return []
 
 
 class _Measured(msgspec.Struct):
