@@ -263,6 +263,28 @@ def test_a_shared_volume_is_given_to_several_servers(sdk: Any, disks: Any, image
     delete(sdk, *made.server_ids)
 
 
+def test_several_stopped_servers_get_another_flavor_at_once(sdk: Any, image: str, qemu: None) -> None:
+    made = create(sdk, option(image, fresh("many"), count=2))
+    done(sdk, made.job_id)
+
+    def resize(*server_ids: str) -> Any:
+        asked = ecs.BatchResizeServersOption(flavor_ref=LARGER, servers=ids(*server_ids))
+        return sdk.batch_resize_servers(ecs.BatchResizeServersRequest(body=ecs.BatchResizeServersReq(resize=asked)))
+
+    with pytest.raises(exceptions.ClientRequestException) as refused:
+        resize(*made.server_ids)
+    assert refused.value.error_code == "Ecs.0100"  # they run
+    with pytest.raises(exceptions.ClientRequestException) as refused:
+        resize(made.server_ids[0], str(uuid.uuid4()))
+    assert refused.value.error_code == "Ecs.0114"
+    stop(sdk, *made.server_ids)
+    job = done(sdk, in_another_second(lambda: resize(*made.server_ids)).job_id)
+    assert (job.job_type, job.entities.sub_jobs_total) == ("batchResizeServer", 2)
+    assert [sub.entities.server_id for sub in job.entities.sub_jobs] == made.server_ids
+    assert {show(sdk, one).flavor.id for one in made.server_ids} == {LARGER}
+    delete(sdk, *made.server_ids)
+
+
 def nics(sdk: Any, server_id: str) -> list[Any]:
     listed: list[Any] = sdk.list_server_interfaces(ecs.ListServerInterfacesRequest(server_id=server_id)).interface_attachments
     return listed

@@ -175,6 +175,7 @@ INPUTS: dict[str, tuple[dict[str, Any], str, dict[str, Any] | None]] = {
     "stopServer": ({"os-stop": {}}, "POST /v1/P/cloudservers/action", {"os-stop": {}}),
     "rebootServer": ({"reboot": {}}, "POST /v1/P/cloudservers/action", {"reboot": {}}),
     "resizeServer": ({"server_id": "s", "resize": {}}, "POST /v1.1/P/cloudservers/s/resize", {"resize": {}}),
+    "batchResizeServer": ({"resize": {"servers": []}}, "POST /v1/P/cloudservers/batch-resize", {"resize": {"servers": []}}),
     "changeOS": ({"server_id": "s", "os-change": {}}, "POST /v2/P/cloudservers/s/changeos", {"os-change": {}}),
     "reInitOs": ({"server_id": "s", "os-reinstall": {}}, "POST /v2/P/cloudservers/s/reinstallos", {"os-reinstall": {}}),
     "attachVolume": (

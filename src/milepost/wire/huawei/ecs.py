@@ -78,6 +78,16 @@ class _Resize(msgspec.Struct):
     dry_run: Flag = None
 
 
+class _Sizes(msgspec.Struct):
+    flavor_id: str = msgspec.field(name="flavorRef")
+    servers: list[Id]
+    mode: str | None = None
+
+
+class _BatchResize(msgspec.Struct):
+    resize: _Sizes
+
+
 class _Nics(msgspec.Struct):
     nics: list[NicBody]
 
@@ -124,6 +134,7 @@ class _Reinstall(msgspec.Struct):
 _read_delete: Callable[[bytes], _Delete] = decoder(_Delete)
 _read_action: Callable[[bytes], _Action] = decoder(_Action)
 _read_resize: Callable[[bytes], _Resize] = decoder(_Resize)
+_read_batch_resize: Callable[[bytes], _BatchResize] = decoder(_BatchResize)
 _read_nics: Callable[[bytes], _Nics] = decoder(_Nics)
 _read_nic_ids: Callable[[bytes], _NicIds] = decoder(_NicIds)
 _read_attach: Callable[[bytes], _Attach] = decoder(_Attach)
@@ -177,6 +188,15 @@ def read_resize(body: bytes, server_id: str) -> Ask:
         pay=param is None or is_true(param.is_auto_pay, WRONG, "resize.extendparam.isAutoPay"),
         dry_run=is_true(asked.dry_run, WRONG, "dry_run"),
     )
+
+
+def read_batch_resize(body: bytes) -> Ask:
+    """Errors: Refusal."""
+    asked = _read_batch_resize(body).resize
+    ids, flavor_id = _server_ids(asked.servers, "resize.servers"), short(asked.flavor_id, "resize.flavorRef")
+    if len(ids) == 1:
+        return Ask(kind="resizeServer", input={"server_id": ids[0], "flavor_id": flavor_id}, pay=True)
+    return Ask(kind="batchResizeServer", input={"server_ids": ids, "flavor_id": flavor_id}, pay=True)
 
 
 def read_add_nics(body: bytes, server_id: str) -> Ask:
@@ -271,6 +291,7 @@ __all__ = [
     "read_attach",
     "read_batch_attach",
     "read_batch_detach",
+    "read_batch_resize",
     "read_change_os",
     "read_create",
     "read_delete",

@@ -218,6 +218,7 @@ JOB_CODES_BY_KIND: dict[str, str] = {
     "rebootServer": "Ecs.0227",
     "rebootSingleServer": "Ecs.0227",
     "resizeServer": "Ecs.0207",
+    "batchResizeServer": "Ecs.0207",
     "addNic": "Ecs.0201",
     "addSingleNic": "Ecs.0201",
     "deleteNic": "Ecs.0507",

@@ -73,6 +73,7 @@ PARENTS = frozenset(
         "deleteNic",
         "batchAttachVolume",
         "batchDetachVolume",
+        "batchResizeServer",
     }
 )
 

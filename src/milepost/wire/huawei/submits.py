@@ -46,6 +46,7 @@ ROUTES: dict[Service, dict[str, Route]] = {
         "stopServer": Route("POST", "/v1/{project_id}/cloudservers/action", "os-stop"),
         "rebootServer": Route("POST", "/v1/{project_id}/cloudservers/action", "reboot"),
         "resizeServer": Route("POST", "/v1.1/{project_id}/cloudservers/{server_id}/resize", "resize"),
+        "batchResizeServer": Route("POST", "/v1/{project_id}/cloudservers/batch-resize", "resize"),
         "changeOS": Route("POST", "/v2/{project_id}/cloudservers/{server_id}/changeos", "os-change"),
         "reInitOs": Route("POST", "/v2/{project_id}/cloudservers/{server_id}/reinstallos", "os-reinstall"),
         "attachVolume": Route("POST", "/v1/{project_id}/cloudservers/{server_id}/attachvolume", "volumeAttachment"),

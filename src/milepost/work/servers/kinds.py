@@ -26,6 +26,7 @@ from milepost.work.servers.parts import (
 from milepost.work.servers.plugging import AddingNic, Attaching, DeletingNic, Detaching
 from milepost.work.servers.power import Rebooting, Resizing, Starting, Stopping
 from milepost.work.servers.power_admission import (
+    admit_batch_resize,
     admit_delete_server,
     admit_delete_single,
     admit_reboot,
@@ -41,6 +42,7 @@ from milepost.work.servers.spec import (
     AddSingleNic,
     AttachResult,
     AttachVolume,
+    BatchResizeServer,
     ChangeOs,
     CreateServer,
     CreateSingleServer,
@@ -178,6 +180,13 @@ async def resize_server(job: Running, spec: ResizeServer) -> ServerResult:
     """Give a stopped server another flavor."""
     result: ServerResult = await run_work(job, Resizing(job, spec))
     return result
+
+
+@kind("batchResizeServer", queue=QUEUE, attempts=ATTEMPTS, admit=admit_batch_resize)
+async def batch_resize_server(job: Running, spec: BatchResizeServer) -> ServersResult:
+    """Give stopped servers another flavor, each as a sub-job resizeServer."""
+    inputs = [ResizeServer(server_id=server_id, flavor_id=spec.flavor_id) for server_id in spec.server_ids]
+    return await _each(job, spec.server_ids, [SubJob(kind="resizeServer", input=one) for one in inputs])
 
 
 @kind("changeOS", queue=QUEUE, attempts=ATTEMPTS, admit=admit_change_os)

@@ -14,6 +14,7 @@ from milepost.volume import VolumeStatus
 from milepost.work.servers.admission import check_qemu, check_server_quota, find_flavor, server_write, take_server, take_volume
 from milepost.work.servers.spec import (
     SERVERS_AT_ONCE_MAX,
+    BatchResizeServer,
     DeleteServer,
     DeleteSingleServer,
     PowerSingle,
@@ -31,19 +32,27 @@ DELETABLE = frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.ERROR, VmState.R
 async def _take_all(
     ask: Admission, server_ids: Sequence[str], *, allowed: Collection[VmState], verb: str, task: str
 ) -> list[Write]:
-    if not 1 <= len(server_ids) <= SERVERS_AT_ONCE_MAX:
-        raise InvalidInput(
-            f"{len(server_ids)} servers; 1 to {SERVERS_AT_ONCE_MAX} at once", path="$.input.server_ids", reason="count_range"
-        )
     writes = []
-    for position, server_id in enumerate(server_ids):
-        path = f"$.input.server_ids[{position}]"
-        if server_id in server_ids[:position]:
-            raise InvalidInput(f"server {server_id[:80]} is named twice", path=path, reason="server_busy")
+    for server_id, path in zip(server_ids, _paths_of(server_ids), strict=True):
         server, version = await take_server(ask, server_id, path, allowed=allowed, verb=verb, task=task)
         _check_built(server, verb, path)
         writes.append(server_write(server, if_version=version))
     return writes
+
+
+def _paths_of(server_ids: Sequence[str]) -> list[str]:
+    """Where each stands in the input.  Errors: InvalidInput when there are none, too many, or one comes twice."""
+    if not 1 <= len(server_ids) <= SERVERS_AT_ONCE_MAX:
+        raise InvalidInput(
+            f"{len(server_ids)} servers; 1 to {SERVERS_AT_ONCE_MAX} at once", path="$.input.server_ids", reason="count_range"
+        )
+    paths, seen = [], set()
+    for position, server_id in enumerate(server_ids):
+        paths.append(f"$.input.server_ids[{position}]")
+        if server_id in seen:
+            raise InvalidInput(f"server {server_id[:80]} is named twice", path=paths[-1], reason="server_busy")
+        seen.add(server_id)
+    return paths
 
 
 def _check_built(server: Server, verb: str, path: str) -> None:
@@ -98,17 +107,27 @@ def _single(spec: Any, admitted: Admitted) -> Admitted:
 
 async def admit_resize(ask: Admission, spec: ResizeServer) -> Admitted:
     """The server is being resized; its new flavor counts."""
-    path = "$.input.server_id"
-    flavor = find_flavor(spec.flavor_id, "$.input.flavor_id")
-    server, version = await take_server(ask, spec.server_id, path, allowed={VmState.STOPPED}, verb="resized", task="resize_prep")
-    if server.flavor_id == spec.flavor_id:
-        raise InvalidInput(
-            f"flavor_id is {spec.flavor_id}, which server {server.id} has already", path="$.input.flavor_id", reason="flavor_same"
-        )
-    others = [decode_server(one.doc) for one in await ask.resources.list(SERVER) if one.id != server.id]
-    check_server_quota(ask, others, [flavor], count=0)
-    server = msgspec.structs.replace(server, flavor_asked_id=spec.flavor_id)
-    return Admitted(input=spec, writes=[server_write(server, if_version=version)])
+    return Admitted(input=spec, writes=await _reserve_resizes(ask, [spec.server_id], ["$.input.server_id"], spec.flavor_id))
+
+
+async def admit_batch_resize(ask: Admission, spec: BatchResizeServer) -> Admitted:
+    """All of them are being resized, or none."""
+    paths = _paths_of(spec.server_ids)
+    return Admitted(input=spec, writes=await _reserve_resizes(ask, spec.server_ids, paths, spec.flavor_id))
+
+
+async def _reserve_resizes(ask: Admission, server_ids: Sequence[str], paths: Sequence[str], flavor_id: str) -> list[Write]:
+    flavor, writes = find_flavor(flavor_id, "$.input.flavor_id"), []
+    for server_id, path in zip(server_ids, paths, strict=True):
+        server, version = await take_server(ask, server_id, path, allowed={VmState.STOPPED}, verb="resized", task="resize_prep")
+        if server.flavor_id == flavor_id:
+            raise InvalidInput(
+                f"flavor_id is {flavor_id}, which server {server.id} has already", path="$.input.flavor_id", reason="flavor_same"
+            )
+        writes.append(server_write(msgspec.structs.replace(server, flavor_asked_id=flavor_id), if_version=version))
+    others = [decode_server(one.doc) for one in await ask.resources.list(SERVER) if one.id not in server_ids]
+    check_server_quota(ask, others, [flavor] * len(server_ids), count=0)
+    return writes
 
 
 async def admit_delete_server(ask: Admission, spec: DeleteServer) -> Admitted:

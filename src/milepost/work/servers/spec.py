@@ -123,6 +123,13 @@ class ResizeServer(msgspec.Struct, kw_only=True):
     flavor_id: str
 
 
+class BatchResizeServer(msgspec.Struct, kw_only=True):
+    """Stopped servers get another flavor, the same for all."""
+
+    server_ids: Annotated[list[str], Meta(description=f"1 to {SERVERS_AT_ONCE_MAX}")]
+    flavor_id: str
+
+
 class AttachVolume(msgspec.Struct, kw_only=True):
     """A server gets a volume."""
 

@@ -36,6 +36,7 @@ def routes() -> list[BaseRoute]:
         ("/v1/{project_id}/cloudservers/action", {"POST": act_on_servers}),
         ("/v1/{project_id}/cloudservers", {"POST": create_servers}),
         ("/v1.1/{project_id}/cloudservers", {"POST": create_servers}),
+        ("/v1/{project_id}/cloudservers/batch-resize", {"POST": resize_servers}),
         ("/v1" + SERVER + "/resize", {"POST": resize_server}),
         ("/v1.1" + SERVER + "/resize", {"POST": resize_server}),
         ("/v1" + SERVER + "/nics", {"POST": add_nics}),
@@ -117,6 +118,17 @@ async def resize_server(call: Call) -> Reply:
     server = await find_server(call)
     ask = ecs.read_resize(call.body, server.id)
     return await _submitted(call, msgspec.structs.replace(ask, order=server.order_id is not None))
+
+
+async def resize_servers(call: Call) -> Reply:
+    """Of several servers, the same flavor for all; an order where one of them was ordered, which is paid at once."""
+    ask = ecs.read_batch_resize(call.body)
+    call.kind = ask.kind
+    found = []
+    for server_id in ask.input.get("server_ids") or [ask.input["server_id"]]:
+        call.params = {**call.params, "server_id": server_id}
+        found.append(await find_server(call))
+    return await _submitted(call, msgspec.structs.replace(ask, order=any(one.order_id is not None for one in found)))
 
 
 async def add_nics(call: Call) -> Reply:
