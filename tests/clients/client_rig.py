@@ -27,6 +27,7 @@ from milepost.work.servers.sweep import stop_machines
 
 START_S = 30.0
 PASSWORD = "correct horse"
+PROJECTS = {"demo": {"admin": "admin", "member": "member"}, "other": {"neighbour": "member"}}  # the users and their roles
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -75,7 +76,10 @@ class Thread(threading.Thread):
 
 @pytest.fixture(scope="session", params=["required", "none"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The server with each kind of auth; with auth there are an admin and a member in the project `demo`."""
+    """The server with each kind of auth, which all tests share: none makes projects or users, the others would see them.
+
+    With auth there are an admin and a member in the project `demo`, and a neighbour in the project `other`.
+    """
     auth = request.param
     folder = tmp_path_factory.mktemp(f"auth-{auth}")
     thread = Thread(Settings(port=0, data=str(folder / "data"), auth=auth, egress_private=True))
@@ -95,10 +99,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 async def _make_users(system: System) -> None:
-    await system.identities.create_project("demo")
-    for name in ("admin", "member"):
-        await system.identities.create_user(name, PASSWORD)
-        await system.identities.grant(name, "demo", name)
+    for project, names in PROJECTS.items():
+        await system.identities.create_project(project)
+        for name, role in names.items():
+            await system.identities.create_user(name, PASSWORD)
+            await system.identities.grant(name, project, role)
 
 
 def _clouds(url: str, auth: str) -> dict[str, Any]:

@@ -280,25 +280,11 @@ def test_another_project_in_the_path_is_refused(server: Running, keys: Keys) -> 
 
 
 def test_another_projects_volume_and_job_are_unknown(server: Running, sdk: Any, volume: str) -> None:
-    if server.auth == "required":
-        run(_other_project(server))
     other = client(evs.EvsClient, server, Keys(server, "other", "neighbour"))
     refused("EVS.5404", 404, show, other, volume)
     refused("EVS.5404", 404, delete, other, volume)
     made = extend(sdk, volume, 20)
     refused("Common.0011", 400, other.show_job, evs.ShowJobRequest(job_id=made.job_id))
-
-
-async def _other_project(server: Running) -> None:
-    """Its user is its own: what the member of `demo` may see is other tests' matter."""
-    from milepost.errors import Conflict
-
-    try:
-        await server.system.identities.create_project("other")
-    except Conflict:
-        return
-    await server.system.identities.create_user("neighbour", "a long password")
-    await server.system.identities.grant("neighbour", "other", "member")
 
 
 def test_a_call_that_is_not_there_is_the_gateways_404(sdk: Any) -> None:
