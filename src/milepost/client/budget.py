@@ -2,14 +2,15 @@
 
 Theory
 A token bucket: `rate_per_s` tokens a second, at most `burst` of them kept, one for each request.  A server that asks to slow
-down (429, 503) halves the rate and closes the bucket for as long as it asked.  Each good answer later opens it a little more, up
-to what was allowed: soon to nine tenths of what was too fast, slowly beyond; so some refusals in a hundred, which have nothing
-to do with the rate, do not bring it down.  Without a `Limit` there is no bucket until the server asks for one: the rate that it
-objected to is then known, and half of it is where the bucket starts.
+down (429, 503) lowers the rate and closes the bucket for as long as it asked.  The rate is lowered by the share of the last
+answers that were refusals, by half at most: refusals that mean the rate are soon many, and those that have nothing to do with
+it cost little.  Each good answer later opens the bucket a little more, up to what was allowed: soon to nine tenths of what was
+too fast, slowly beyond.  Without a `Limit` there is no bucket until the server asks for one: the rate that it objected to is
+then known, and half of it is where the bucket starts.
 
 Rules
 1. A budget delays; it never fails anything.
-2. One outage is one slowing: answers to requests that were sent before the rate was halved do not halve it again.
+2. One outage is one slowing: answers to requests that were sent before the rate was lowered do not lower it again.
 3. `Retry-After` is for everybody: nothing is sent to that server before it has passed, as far as `retry_after_cap_s` goes.
 4. Of those that wait for a token the one goes first whose probe was due first; a job's age counts against it, by a share,
    so that young jobs go first and nobody starves: what comes later has a later rank.
@@ -29,10 +30,12 @@ FLOOR_PER_S = 0.1  # no server is asked less often than that
 LOW_PER_S = 4.0  # nor less often than that, unless it refuses many times in a row
 MANY = 6
 MEMORY_S = 2.0  # over which the rate of requests is measured, where no limit was given
-REGAIN, REGAIN_SLOWLY = 1.15, 1.02  # by which each good answer raises the rate; slowly near the one that was too fast,
+REGAIN, REGAIN_SLOWLY = 1.15, 1.05  # by which each good answer raises the rate; slowly near the one that was too fast,
 NEAR, LONG_S = 0.9, 60.0  # until it was that for so long
+MOST = 0.5  # by which a refusal lowers the rate
+WEIGHT = 0.1  # of the newest answer, in the share of answers that are refusals
 RESERVE = 0.1  # of a window's requests may come at once
-PAUSE_S, PAUSE_CAP_S = 0.5, 60.0  # closed for so long after a 429 without Retry-After, doubled each time in a row
+PAUSE_S, PAUSE_CAP_S = 1.0, 60.0  # closed for that share of it after a 429 without Retry-After, doubled each time in a row
 RETRY_AFTER_CAP_S = 600.0
 AWAKE_S = 1.0  # one whose turn has come and who does not ask for so long is passed over
 LEAST_S = 0.005  # before one that is not first asks again
@@ -77,9 +80,10 @@ class Budget:
         self._burst = math.inf if limit is None else limit.burst
         self._tokens = self._burst
         self._at_s: float | None = None  # when the tokens were counted
-        self._recent = 0.0  # requests, fading with MEMORY_S
+        self._recent = 0.0  # requests, fading with MEMORY_S while it is open
         self._open_s = -math.inf  # nothing is sent before
-        self._slowed_s = -math.inf  # when the rate was halved last
+        self._slowed_s = -math.inf  # when the rate was lowered last
+        self._refused = MOST  # share of the last answers that were refusals; of the first one it is not known
         self._too_fast_per_s = 0.0  # the rate that the server objected to
         self._in_a_row = 0
         self._line: dict[int, _Place] = {}
@@ -162,11 +166,12 @@ class Budget:
             if not known:
                 self.throttled += 1
                 self._in_a_row += 1
-                self._halve(now_s)
+                self._lower(now_s)
+                self._refused += WEIGHT * (1.0 - self._refused)
             if retry_after_s is not None:
                 self._open_s = max(self._open_s, now_s + min(retry_after_s, self._retry_after_cap_s))
             elif not known:
-                pause_s = min(PAUSE_CAP_S, PAUSE_S * 2.0 ** min(self._in_a_row - 1, 30))
+                pause_s = min(PAUSE_CAP_S, PAUSE_S * self._refused * 2.0 ** min(self._in_a_row - 1, 30))
                 self._open_s = max(self._open_s, now_s + pause_s)
 
     def speed_up(self, now_s: float, *, asked_s: float | None = None) -> None:
@@ -178,6 +183,7 @@ class Budget:
                 return
             self._refill(now_s)
             self._in_a_row = 0
+            self._refused *= 1.0 - WEIGHT
             self._regain(now_s)
 
     def tighten(self, limit: Limit) -> None:
@@ -210,8 +216,8 @@ class Budget:
         passed_s = now_s - self._at_s
         if passed_s <= 0:
             return
-        self._recent *= math.exp(-passed_s / MEMORY_S)
         open_s = now_s - max(self._at_s, min(self._open_s, now_s))
+        self._recent *= math.exp(-open_s / MEMORY_S)
         self._at_s = now_s
         if self._rate_per_s == math.inf:
             return
@@ -223,10 +229,10 @@ class Budget:
         self._rate_per_s = min(most_per_s, self._rate_per_s * (REGAIN_SLOWLY if near else REGAIN))
         self._burst = self._burst_of(self._rate_per_s)
 
-    def _halve(self, now_s: float) -> None:
+    def _lower(self, now_s: float) -> None:
         self._too_fast_per_s = min(self._rate_per_s, max(self._recent / MEMORY_S, 2 * LOW_PER_S))
         floor_per_s = FLOOR_PER_S if self._in_a_row >= MANY else LOW_PER_S
-        self._rate_per_s = min(self._rate_per_s, max(floor_per_s, self._too_fast_per_s / 2))
+        self._rate_per_s = min(self._rate_per_s, max(floor_per_s, self._too_fast_per_s * (1.0 - min(self._refused, MOST))))
         self._burst = self._burst_of(self._rate_per_s)
         self._tokens = min(self._tokens, 1.0)  # what was saved up is what was too much
         self._slowed_s = now_s

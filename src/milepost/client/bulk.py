@@ -28,11 +28,11 @@ from milepost.client.cadence import Cadence
 from milepost.client.dialects import Query
 from milepost.client.ends import GRACE_S, QUIET_S, Deadline, many_given_up
 from milepost.client.feed import Feed, Opened
-from milepost.client.health import Health
+from milepost.client.health import Garbage, Health
 from milepost.client.known import Known, absorb, take_listed
 from milepost.client.places import LOOK_S, News
 from milepost.client.roster import FLYING, FOLLOWED, OPEN, Roster
-from milepost.client.session import Reply, Session
+from milepost.client.session import Reply, Session, throttles
 from milepost.client.steps import Collect, Emit, Inbox, Steps
 from milepost.client.sweep import Sweep
 from milepost.errors import MilepostError, ProtocolError, Unauthenticated
@@ -68,7 +68,7 @@ class Bulk:
         self._flights: set[Flight] = set()
         self._lists = session.dialect.bulk_max > 0
         self._full_max = session.dialect.bulk_max
-        self._health = Health(session, self.cadence)
+        self._health, self._garbage = Health(session, self.cadence), Garbage()
         self._token_s, self._asked = 0.0, False
         self._inbox, self._stopped = Inbox(), False
         self._feed = Feed(session) if session.dialect.streams and self.cadence.every_s is None and len(jobs) > 1 else None
@@ -106,7 +106,8 @@ class Bulk:
         now_s = self._now_s()
         for index in self.roster:
             known = self.jobs[index]
-            if known.done or known.error is not None:
+            known.error = None  # of an earlier wait: this one asks for itself
+            if known.done:
                 self.roster.finish(index)
             elif self.session.place.join(known.id, self._inbox, now_s):
                 self.roster.schedule(index, now_s)
@@ -143,7 +144,7 @@ class Bulk:
             except MilepostError as error:
                 self._keep_error(known, error)
             if known.done or known.error is not None:
-                self.roster.finish(index)
+                self._finish(index)
 
     def _leads(self, index: int, now_s: float) -> bool:
         """Whether it is ours to ask about this job; else somebody else does, and we are told."""
@@ -163,21 +164,22 @@ class Bulk:
         if self._feed is not None and self._feed.next_s <= now_s:
             self._cover(opened=False)
             yield from self._feed.open(self.deadline.left_s)
-        hold_s = max(self._health.hold_s, self._feed.hold_s if self._feed is not None else 0.0)
-        if hold_s <= now_s:
+        if self._hold_s <= now_s:
             yield from self._send_ready(now_s)
-        now_s = self._now_s()
+        now_s, hold_s = self._now_s(), self._hold_s
         waits = [now_s + self.deadline.left_s if self.deadline.left_s else now_s + GRACE_S]
         if self._feed is not None:
             waits.append(self._feed.next_s)
         if hold_s > now_s:
             waits.append(hold_s)
         elif self._room():
-            if self.roster.ended or any(self._ready.values()):
-                waits.append(self._token_s)  # what becomes due until then competes for it
-            else:
-                waits.append(self.roster.next_s)
+            # What becomes due before there is a token competes for it.
+            waits.append(self._token_s if self._token_s < float("inf") else self.roster.next_s)
         return max(0.0, min(waits) - now_s)
+
+    @property
+    def _hold_s(self) -> float:
+        return max(self._health.hold_s, self._feed.hold_s if self._feed is not None else 0.0)
 
     def _room(self) -> bool:
         return len(self._flights) < (1 if self._health.down else FLIGHTS_MAX)
@@ -185,7 +187,7 @@ class Bulk:
     def _send_ready(self, now_s: float) -> Steps[None]:
         self._wake_due(now_s)
         self._token_s = float("inf")  # unless the budget says when
-        while self._room() and (way := self._next_way()) is not None:
+        while self._room() and self._health.hold_s <= now_s and (way := self._next_way()) is not None:
             rank_s = self.deadline.started_s if way == "full" else self._ready[way][0][0]
             pause_s = self.session.turn(rank_s, self, self.cadence)
             if pause_s > 0:
@@ -200,7 +202,7 @@ class Bulk:
             return "full"
         closed = {"list": lists >= LISTS_MAX, "sweep": any(flight.way == "sweep" for flight in self._flights)}
         for heap in self._ready.values():
-            while heap and self.roster.at(heap[0][1]) != OPEN:
+            while heap and not self.roster.counts(heap[0]):
                 heapq.heappop(heap)
         heads = [(heap[0][0], way) for way, heap in self._ready.items() if heap and not closed.get(way)]
         return min(heads)[1] if heads else None
@@ -224,7 +226,7 @@ class Bulk:
                     self.roster.schedule(index, self._sweep.swept_s + usual_s)
                     return
                 way = "sweep"
-        heapq.heappush(self._ready[way], (due_s + self.cadence.share * age_s, index))
+        self.roster.line_up(self._ready[way], due_s + self.cadence.share * age_s, index)
 
     def _send_next(self, way: str, now_s: float) -> Steps[None]:
         if way == "sweep":
@@ -249,8 +251,9 @@ class Bulk:
         most, heap = (self.session.dialect.bulk_max if way == "list" else 1), self._ready[way]
         found: list[int] = []
         while heap and len(found) < most:
-            index = heapq.heappop(heap)[1]
-            if self.roster.at(index) == OPEN and self._leads(index, now_s):
+            entry = heapq.heappop(heap)
+            index = entry[1]
+            if self.roster.counts(entry) and self._leads(index, now_s):
                 self.roster.move(index, FLYING)
                 found.append(index)
         while way == "list" and len(found) < most and (entry := self.roster.take_due(now_s + SOON_S)) is not None:
@@ -282,12 +285,16 @@ class Bulk:
         if refused is None:
             self._flights.add(flight)
         else:
+            self._health.judge(refused)
+            self._health.hold(self._health.failures)
             self._fail(flight, refused)
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
     def _receive(self, flight: Flight | Opened, answer: Any) -> Steps[None]:
         if isinstance(flight, Opened):
+            if isinstance(answer, Response):
+                answer = yield from self.session.received(answer, flight.token)
             self._hear_feed(flight, answer)
             return
         self._flights.discard(flight)
@@ -306,21 +313,20 @@ class Bulk:
             self._take_list(reply, flight)
 
     def _take_one(self, index: int, reply: Reply, asked_s: float) -> None:
-        known, throttled, delay_s = self.jobs[index], self.jobs[index].stats.throttled, 0.0
+        known, delay_s = self.jobs[index], 0.0
         try:
             delay_s = absorb(self.session, known, reply, self.cadence)
         except MilepostError as error:
             self._keep_error(known, error)
-        if known.stats.throttled == throttled:
-            self._health.forgive(known)
+        self._health.forgive(known)
         self.session.place.tell(News(known.id, reply=reply), self._inbox)
         if known.done or known.error is not None:
-            self.roster.finish(index)
+            self._finish(index)
             return
         if self.roster.left == 1 and not known.in_a_row and self._now_s() - asked_s >= 0.8 * self.session.dialect.long_poll_s > 0:
             delay_s = 0.0  # the server did the waiting
         known.slim()
-        self._schedule(index, delay_s)
+        self._schedule(index, self._paced_s(delay_s) if throttles(reply) else delay_s)
 
     def _take_list(self, reply: Reply, flight: Flight) -> None:
         if not (isinstance(reply, Response) and reply.status == 200):
@@ -329,8 +335,14 @@ class Bulk:
         try:
             views = {view.id: view for view in self.session.dialect.read_page(reply).views}
         except ProtocolError:
-            self._refuse_lists(flight)
+            if self._garbage.more():
+                self._refuse_lists(flight)
+                return
+            self._health.hold(self._garbage.in_a_row)
+            for index in flight.jobs:
+                self._schedule(index, 0.0)
             return
+        self._garbage.none()
         if flight.way == "full":
             large = len(reply.body) > LARGE_BYTES
             self._full_max = max(1, self._full_max // 2) if large else min(self._full_max * 2, self.session.dialect.bulk_max)
@@ -347,7 +359,7 @@ class Bulk:
                 take_listed(self.session, known, view, reply)
                 self.session.place.tell(News(known.id, reply=reply, view=known.view), self._inbox)
                 if known.done:
-                    self.roster.finish(index)
+                    self._finish(index)
                 else:
                     self._schedule(index, self._usual_s(known), covered=covered)
 
@@ -357,7 +369,11 @@ class Bulk:
         if not isinstance(reply, Response) or reply.status in (408, 429) or reply.status >= 500:
             self._health.hold(self._health.failures)
             return
-        ended, request = self._sweep.read(reply, self.roster)
+        try:
+            ended, request = self._sweep.read(reply, self.roster)
+        except ProtocolError:  # it begins again
+            self._health.hold(self._sweep.garbage.in_a_row)
+            return
         for index in ended:
             self.roster.hear_end(index)
         if request is not None:
@@ -367,15 +383,16 @@ class Bulk:
         self._ready["sweep"] = []
         if self._sweep.refused:
             self._sweep = None
-        for _, index in waiting:
+        for entry in waiting:
+            index = entry[1]
             known = self.jobs[index]
-            if self.roster.at(index) != OPEN:
+            if not self.roster.counts(entry):
                 continue
             if self._sweep is not None and self._sweep.covers(known, now_s):
                 known.stats.probes += 1
                 self._schedule(index, self._usual_s(known))
             else:
-                heapq.heappush(self._ready["one"], (now_s, index))
+                self.roster.line_up(self._ready["one"], now_s, index)
 
     def _usual_s(self, known: Known) -> float:
         age_s = known.age_s(self._now_s())
@@ -386,13 +403,21 @@ class Bulk:
         if isinstance(reply, Response) and not self.session.dialect.read_error(reply, None).retryable:
             self._refuse_lists(flight)
             return
-        if flight.way == "full":
+        throttled = throttles(reply)
+        if flight.way == "full" and not throttled:
             self._full_max = max(1, self._full_max // 2)
         for index in flight.jobs:
             known = self.jobs[index]
             delay_s = absorb(self.session, known, reply, self.cadence)
             self._health.forgive(known)
-            self._schedule(index, delay_s)
+            if throttled and flight.way == "full":
+                self.roster.fetch(index)
+            else:
+                self._schedule(index, self._paced_s(delay_s) if throttled else delay_s)
+
+    def _paced_s(self, delay_s: float) -> float:
+        """After a 429 or 503: the budget says when, for all jobs; only a user's own interval has no budget."""
+        return 0.0 if self.cadence.every_s is None else delay_s
 
     def _refuse_lists(self, flight: Flight) -> None:
         self._lists = False
@@ -440,6 +465,11 @@ class Bulk:
     def _schedule(self, index: int, delay_s: float, *, covered: bool = False) -> None:
         now_s = self._now_s()
         self.roster.schedule(index, self._sure_s(now_s) if covered else now_s + delay_s)
+
+    def _finish(self, index: int) -> None:
+        """It comes out; whoever still waits for it asks about it now."""
+        self.roster.finish(index)
+        self.session.place.leave((self.jobs[index].id,), self._inbox)
 
     def _keep_error(self, known: Known, error: MilepostError) -> None:
         if isinstance(error, Unauthenticated):  # the same for every job: nothing is left to wait for

@@ -47,6 +47,7 @@ class Opened(msgspec.Struct, frozen=True, eq=False):
     """One opening of the stream: what comes of an earlier one is not heard any more."""
 
     feed: Feed
+    token: str | None
 
 
 class Feed:
@@ -67,11 +68,14 @@ class Feed:
         """Begin to open it."""
         session, dialect, now_s = self._session, self._session.dialect, self._session.clock.monotonic_s()
         assert isinstance(dialect, Native)
+        if (yield from session.ensure_token()) is not None:
+            self._break()
+            return
         self.next_s = float("inf")
         self.hold_s = now_s + HOLD_S if not self._failures and not self._parser.last_id else now_s
         request = dialect.project_events(after=self._parser.last_id)
         timeout_s = min(timeout_s or FOREVER_S, FOREVER_S)
-        self._opened = Opened(self)
+        self._opened = Opened(self, session.token)
         yield Send(self._opened, Open(Ask(session.addressed(request), timeout_s), min(SILENCE_S, timeout_s)))
 
     def receive(self, opened: Opened, reply: Any) -> list[End]:

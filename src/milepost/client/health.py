@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from milepost.client.cadence import Cadence
-from milepost.client.known import Known
+from milepost.client.known import UNREADABLE_MAX, Known
 from milepost.client.session import Reply, Session
 from milepost.wire import Response
 
 DOWN = 3  # requests in a row without a usable answer: the server is in trouble, not a job
+
+PAGES_MAX = 8  # lists in a row that are none, from a server that had answered with some
+
+
+class Garbage:
+    """Lists that are none of the API's: something in between may have answered for a while, or there are no such lists."""
+
+    def __init__(self) -> None:
+        self.in_a_row, self._most = 0, UNREADABLE_MAX
+
+    def more(self) -> bool:
+        """One more; whether those are enough to ask for no more lists."""
+        self.in_a_row += 1
+        return self.in_a_row >= self._most
+
+    def none(self) -> None:
+        """A list as it should be."""
+        self.in_a_row, self._most = 0, PAGES_MAX
 
 
 class Health:

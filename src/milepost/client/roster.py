@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,7 +13,10 @@ OPEN, FLYING, ENDED, FOLLOWED, OVER = range(5)  # a job is: due or ready, asked 
 
 
 class Roster:
-    """A byte and a heap entry for each job; the same job given twice has one place and comes out twice."""
+    """A byte, a key and a heap entry for each job; the same job given twice has one place and comes out twice.
+
+    Rules: of a job's entries, in whichever heap they are, the one with its key counts; others are passed over.
+    """
 
     def __init__(self, jobs: Sequence[Known]) -> None:
         self.jobs = jobs
@@ -20,6 +24,7 @@ class Roster:
         self.over: list[Known] = []  # came out, and not handed to the caller yet
         self.ended: deque[int] = deque()
         self._at = bytearray(len(jobs))
+        self._key = array("d", bytes(8 * len(jobs)))
         self._due: list[tuple[float, int]] = []
         self._again: set[int] = set()  # ended while they were asked about
         self._index: dict[str, int] = {}
@@ -55,12 +60,12 @@ class Roster:
             self.fetch(index)
             return
         self._at[index] = OPEN
-        heapq.heappush(self._due, (due_s, index))
+        self.line_up(self._due, due_s, index)
 
     def follow(self, index: int, look_s: float) -> None:
         """Somebody else asks about it; look then whether they still do."""
         self._at[index] = FOLLOWED
-        heapq.heappush(self._due, (look_s, index))
+        self.line_up(self._due, look_s, index)
 
     def fetch(self, index: int) -> None:
         self._at[index] = ENDED
@@ -87,6 +92,16 @@ class Roster:
 
     # --- what is due ------------------------------------------------------------------------------------------------
 
+    def line_up(self, heap: list[tuple[float, int]], key: float, index: int) -> None:
+        """Its place is in this heap now, and in no other."""
+        self._key[index] = key
+        heapq.heappush(heap, (key, index))
+
+    def counts(self, entry: tuple[float, int], *, followed: bool = False) -> bool:
+        """Whether this is the entry of an open job, or of a followed one."""
+        key, index = entry
+        return self._key[index] == key and (self._at[index] == OPEN or (followed and self._at[index] == FOLLOWED))
+
     @property
     def next_s(self) -> float:
         """When the next one is due."""
@@ -96,15 +111,16 @@ class Roster:
         """The next one that is due by then, open or followed."""
         while self._due and self._due[0][0] <= until_s:
             entry = heapq.heappop(self._due)
-            if self._at[entry[1]] in (OPEN, FOLLOWED):
+            if self.counts(entry, followed=True):
                 return entry
         return None
 
     def reschedule(self, due_s: Callable[[int, float], float]) -> None:
         """Every open job is due at another time, made of its index and the time so far."""
-        self._due = [
-            (due_s(index, at_s) if self._at[index] == OPEN else at_s, index)
-            for at_s, index in self._due
-            if self._at[index] in (OPEN, FOLLOWED)
-        ]
+        entries, self._due = self._due, []
+        for entry in entries:
+            if self.counts(entry, followed=True):
+                at_s, index = entry
+                self._key[index] = due_s(index, at_s) if self._at[index] == OPEN else at_s
+                self._due.append((self._key[index], index))
         heapq.heapify(self._due)

@@ -35,6 +35,7 @@ from milepost.wire import JobView, Request, Response
 log = logging.getLogger("milepost.client")
 
 Reply = Response | Unreachable
+FRESH_S = 60.0  # a new token that is refused so soon, and was never accepted, is not exchanged for another one
 
 
 class Session:
@@ -83,6 +84,7 @@ class Session:
         self._budget: Budget | None = None
         self._place: Place | None = None
         self._token = token
+        self._granted_s: float | None = None  # when the token was made; None when it was accepted once, or was given
         self._warned: set[str] = set()
 
     # --- one request ------------------------------------------------------------------------------------------------
@@ -132,6 +134,8 @@ class Session:
 
     def _whole(self, reply: Reply) -> Reply:
         """The reply; a good one that says that it is JSON, and is not, was cut off by something in between."""
+        if isinstance(reply, Response) and reply.status < 500 and reply.status != 401:
+            self._granted_s = None
         if not isinstance(reply, Response) or not 200 <= reply.status < 300 or reply.status == 204:
             return reply
         if not reply.headers.get("content-type", "").startswith("application/json"):
@@ -222,6 +226,8 @@ class Session:
             return False
         if self._token != refused:  # another conversation of this client was faster
             return True
+        if self._granted_s is not None and self.clock.monotonic_s() - self._granted_s < FRESH_S:
+            return False
         return (yield from self._authenticate()) or True
 
     def _authenticate(self) -> Steps[Unreachable | None]:
@@ -233,7 +239,7 @@ class Session:
         if reply.status in (408, 429) or reply.status >= 500:
             return Unreachable(f"the identity service answered {reply.status}", endpoint=self.credentials.auth_url, sent=False)
         granted = read_token(self.credentials, reply)
-        self._token = granted.token
+        self._token, self._granted_s = granted.token, self.clock.monotonic_s()
         self.project = self.project or granted.project_id
         if self.endpoint is None:
             self.endpoint = self._endpoint_of(granted.endpoints)
@@ -287,7 +293,7 @@ class Session:
         if not isinstance(reply, Response):
             return
         now_s = self.clock.monotonic_s()
-        if reply.status in (429, 503):
+        if throttles(reply):
             self.budget.slow_down(now_s, read_retry_after(reply.headers), asked_s=asked_s)
         elif reply.status < 500:
             self.budget.speed_up(now_s, asked_s=asked_s)
@@ -333,6 +339,11 @@ class Session:
         if status not in self._warned and len(self._warned) < 100:
             self._warned.add(status)
             log.warning("status %r of job %s is not known: taken as still running", status, job_id)
+
+
+def throttles(reply: Reply) -> bool:
+    """Whether it asks to slow down: the business of the budget, not of the job that was asked about."""
+    return isinstance(reply, Response) and reply.status in (429, 503)
 
 
 def encode_input(value: Any) -> bytes | None:

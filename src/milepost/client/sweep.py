@@ -4,9 +4,11 @@ Theory: the jobs that changed since the last look stand on top of a list by the 
 tells of all jobs, however many are waited for: what is not on it has not changed.  The first sweep goes down as long as its
 pages are full of jobs that are waited for.
 
-Failure modes: a job that the list never shows (of another owner, or older than the first sweep went) is asked for by its id.  A
-job that was deleted is on no list: so each is asked for by its id now and then.  Servers write the time of a change in whole
-seconds, and not all at the same time: each sweep reads on for `MARGIN_US` below the newest change of the one before.
+Failure modes: a job that no list has shown yet (of another owner, deleted, or older than the first sweep went) is asked for by
+its id; so is each of the others now and then, because one that is deleted later is on no list either.  Servers write the time of
+a change in whole seconds, and not all at the same time: each sweep reads on for `MARGIN_US` below the newest change of the one
+before.  The clock that dates answers may be ahead of the one that dates changes: a sweep reads on while the last job on its page
+brings news.  A page may go wrong, or the job behind which it begins may be gone: the sweep begins again.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import msgspec
 
 from milepost.client.dialects import Query
+from milepost.client.health import Garbage
 from milepost.client.known import Known, sent_us, take_listed
 from milepost.client.roster import Roster
 from milepost.client.session import Session
@@ -39,14 +42,16 @@ class Sweep:
         self._pages = self._poor = 0
         self._request: Request | None = None
         self.swept_s = float("-inf")  # when the last whole sweep began
+        self._news = False  # the last job on the page that is waited for had changed
+        self.garbage = Garbage()
         self.begins = True  # no sweep was made yet
         self.refused = False  # this cloud does not let us
 
     def covers(self, known: Known, now_s: float) -> bool:
         """Whether a list would have told of a change of this job."""
-        if known.view is None or known.view.project not in self._owners:
+        if known.view is None or known.asked_s is None or known.view.project not in self._owners:
             return False
-        return known.asked_s is None or now_s - known.asked_s < SURE_S
+        return now_s - known.asked_s < SURE_S
 
     def begin(self, now_s: float) -> Request:
         """The request for the first page."""
@@ -58,16 +63,22 @@ class Sweep:
         """The jobs that ended, and the request for the next page; None: that was the last one.
 
         Rules: an answer that is no list, and will not be one later, makes `refused` true.
+        Errors: ProtocolError: not a page this time.
         """
-        try:
-            page = self._session.dialect.read_page(reply) if reply.status == 200 else None
-        except ProtocolError:
-            page = None
-        if page is None:
+        if reply.status != 200 and self._pages == 0:
             self.refused = True
             return [], None
+        try:
+            if reply.status != 200:
+                raise ProtocolError(f"the next page was answered with {reply.status}", status=reply.status)
+            page = self._session.dialect.read_page(reply)
+        except ProtocolError:
+            self.refused = self.garbage.more()
+            if not self.refused:
+                raise
+            return [], None
         ended: list[int] = []
-        found, oldest_us = 0, None
+        found, oldest_us, self._news = 0, None, False
         if self._pages == 0:  # what changes later is later than this, by the server's own clock
             self._newest_us = sent_us(reply) or 0
         for view in page.views:
@@ -77,12 +88,14 @@ class Sweep:
                 continue
             found += 1
             self._owners.add(view.project)
+            known = roster.jobs[index]
+            self._news = not known.done and (known.view is None or known.view.updated_us != view.updated_us)
             if view.done:
                 ended.append(index)
             else:
-                take_listed(self._session, roster.jobs[index], view, reply)
-                if roster.jobs[index].asked_s is None:
-                    roster.jobs[index].asked_s = self._first_s - self._session.random() * SURE_S / 2  # not all at once
+                take_listed(self._session, known, view, reply)
+                if known.asked_s is None:
+                    known.asked_s = self._first_s - self._session.random() * SURE_S / 2  # not all at once
         self._pages += 1
         self._poor += found < POOR
         assert self._request is not None
@@ -99,9 +112,10 @@ class Sweep:
         """Whether what is below was seen before; on the first sweep: whether more pages are not worth it."""
         if self._since_us is None:
             return self._poor >= POOR_MAX
-        return oldest_us is not None and oldest_us < self._since_us - MARGIN_US
+        return oldest_us is not None and oldest_us < self._since_us - MARGIN_US and not self._news
 
     def _end(self, *, whole: bool) -> None:
+        self.garbage.none()
         if whole:
             self.swept_s = self._first_s
             self.begins = False
