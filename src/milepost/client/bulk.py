@@ -251,9 +251,9 @@ class Bulk:
         most, heap = (self.session.dialect.bulk_max if way == "list" else 1), self._ready[way]
         found: list[int] = []
         while heap and len(found) < most:
-            entry = heapq.heappop(heap)
-            index = entry[1]
-            if self.roster.counts(entry) and self._leads(index, now_s):
+            first = heapq.heappop(heap)
+            index = first[1]
+            if self.roster.counts(first) and self._leads(index, now_s):
                 self.roster.move(index, FLYING)
                 found.append(index)
         while way == "list" and len(found) < most and (entry := self.roster.take_due(now_s + SOON_S)) is not None:

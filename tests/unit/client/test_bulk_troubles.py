@@ -42,6 +42,7 @@ def between(start_s: float, end_s: float, talk: Talk, trouble: Callable, server:
 def test_a_job_that_came_out_of_one_wait_can_be_waited_for_while_that_wait_goes_on() -> None:
     cloud = Cloud({"job-0": 1.0, "job-1": 1e9})
     talk = cloud.talk
+    talk.stream = lambda _: (STREAM, [BEGIN, (1.1, end(8, "job-0"))])
     steps = Bulk(talk.session, known(2), timeout_s=None, cadence=None).run()
     came, reply = False, None
     while True:  # until it has given its first job out and waits for the other one
