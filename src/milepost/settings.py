@@ -55,6 +55,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_per_s: Annotated[float, about("requests a second and project; 0: no limit", ge=0)] = 0.0
     rate_burst: Annotated[int, about("requests a project may send at once above its rate", ge=1)] = 100
     streams_max: Annotated[int, about("most open event streams and long polls, all projects together", ge=1)] = 1000
+    stream_stuck_s: Annotated[
+        float, about("how long the reader of an event stream may take nothing before it is cut off; it can resume, seconds", gt=0)
+    ] = 60.0
     streams_project_max: Annotated[int, about("most open event streams and long polls of one project", ge=1)] = 500
     wait_s_max: Annotated[float, about("longest long poll, seconds", ge=0)] = 60.0
 
@@ -86,7 +89,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     callback_backoff_s: Annotated[float, about("pause after the first failed try, seconds; doubles each time", gt=0)] = 1.0
     callback_backoff_s_max: Annotated[float, about("longest pause between two tries, seconds", gt=0)] = 3600.0
     callback_timeout_s: Annotated[float, about("longest one try may take, seconds", gt=0)] = 15.0
-    callback_concurrency: Annotated[int, about("callbacks sent at the same time", ge=1)] = 16
+    callback_concurrency: Annotated[int, about("callbacks sent at the same time", ge=1)] = 32
+    callback_receiver_max: Annotated[
+        int, about("callbacks sent at the same time to one subscription or, of jobs' own callbacks, to one origin", ge=1)
+    ] = 8
+    callbacks_job_max: Annotated[int, about("callbacks of one job that tell of anything but its end", ge=0)] = 1000
+    subscriptions_max: Annotated[int, about("subscriptions of one project", ge=0)] = 50
+    subscription_pending_max: Annotated[
+        int, about("deliveries that one subscription has waiting; beyond that it lags behind, and loses nothing", ge=1)
+    ] = 1000
+    subscription_log_max: Annotated[int, about("ended deliveries in the log of one subscription", ge=1)] = 10_000
+    subscription_given_up_max: Annotated[int, about("deliveries given up in a row before a subscription is paused", ge=1)] = 20
+    subscription_secret_overlap_s: Annotated[
+        float, about("how long a replaced secret of a subscription signs beside the new one, seconds", ge=0)
+    ] = 86_400.0
 
     # outgoing requests of callbacks and fetches
     egress_private: Annotated[

@@ -27,7 +27,7 @@ from milepost.engine.kinds import KINDS, Kinds
 from milepost.engine.node import Node
 from milepost.engine.service import Service
 from milepost.errors import InvalidInput, StoreUnavailable
-from milepost.job import FINAL, Event, EventType, Job, ProjectId
+from milepost.job import FINAL, Event, EventType, Job, ProjectId, Tombstone
 from milepost.listener import free_port, listening
 from milepost.rehearsal.app import RehearsalApp
 from milepost.server.app import App, create_app
@@ -37,7 +37,8 @@ from milepost.server.identity import Identities
 from milepost.settings import Settings
 from milepost.store import Delivery, Store
 from milepost.store.sqlite import SqliteStore
-from milepost.wire import native, rfc3339
+from milepost.subscription import MISSED, PING
+from milepost.wire import callback
 
 log = structlog.get_logger("milepost")
 
@@ -124,11 +125,17 @@ def _import(module: str) -> None:
     importlib.import_module(path.stem)
 
 
-def encode_callback(delivery: Delivery, job: Job) -> bytes:
+def encode_callback(delivery: Delivery, job: Job | Tombstone | None) -> bytes:
     """The body of a callback: what happened, when, and the job as `GET /jobs/{id}` shows it."""
-    return native.encode(
-        {"type": f"job.{delivery.event}", "timestamp": rfc3339(job.ended_us), "data": native.from_job(job)},
-    )
+    subscription_id = delivery.subscription_id
+    if subscription_id is not None and delivery.event == MISSED:
+        return callback.encode_missed(delivery.detail or b"{}", delivery.created_us, subscription_id)
+    if subscription_id is not None and delivery.event == PING:
+        return callback.encode_ping(delivery.created_us, subscription_id)
+    if delivery.detail is None:
+        assert isinstance(job, Job)
+        return callback.encode_end(delivery.event, job)
+    return callback.encode_event(delivery.event, delivery.detail, job, delivery.job_id, subscription_id=subscription_id)
 
 
 class System:

@@ -14,6 +14,7 @@ class Dispatch(Protocol):
     """Hints between the processes of one store."""
 
     queues_changed: bool  # set by announce_queues, cleared by who read the queues again
+    subscriptions_changed: bool  # likewise
 
     def announce(self, queue: str) -> None:
         """This queue has a due job."""
@@ -35,6 +36,14 @@ class Dispatch(Protocol):
         """A queue's limit or pause changed."""
         ...
 
+    def announce_events(self) -> None:
+        """Something happened that a subscription may be about."""
+        ...
+
+    def announce_subscriptions(self) -> None:
+        """A subscription was made, changed or removed."""
+        ...
+
     async def next_work(self, timeout_s: float) -> frozenset[str] | None:
         """The queues announced since the last call, at once when there was a hint; None after timeout_s: look at all."""
         ...
@@ -42,3 +51,4 @@ class Dispatch(Protocol):
     async def next_schedule(self, timeout_s: float) -> bool: ...
     async def next_cancel(self, timeout_s: float) -> bool: ...
     async def next_delivery(self, timeout_s: float) -> bool: ...
+    async def next_events(self, timeout_s: float) -> bool: ...

@@ -44,8 +44,8 @@ class EmbeddedDispatch:
     def __init__(self, clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
         self._queues: set[str] = set()
-        self._work, self._schedule, self._cancel, self._delivery = (_Bell(clock) for _ in range(4))
-        self.queues_changed = True
+        self._work, self._schedule, self._cancel, self._delivery, self._events = (_Bell(clock) for _ in range(5))
+        self.queues_changed = self.subscriptions_changed = True
 
     def announce(self, queue: str) -> None:
         self._queues.add(queue)
@@ -64,6 +64,13 @@ class EmbeddedDispatch:
         self.queues_changed = True
         self._work.ring()
 
+    def announce_events(self) -> None:
+        self._events.ring()
+
+    def announce_subscriptions(self) -> None:
+        self.subscriptions_changed = True
+        self._events.ring()
+
     async def next_work(self, timeout_s: float) -> frozenset[str] | None:
         if not await self._work.wait(timeout_s):
             return None
@@ -78,3 +85,6 @@ class EmbeddedDispatch:
 
     async def next_delivery(self, timeout_s: float) -> bool:
         return await self._delivery.wait(timeout_s)
+
+    async def next_events(self, timeout_s: float) -> bool:
+        return await self._events.wait(timeout_s)

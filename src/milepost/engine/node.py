@@ -17,10 +17,11 @@ from milepost.dispatch import Dispatch
 from milepost.engine.attempt import Attempt
 from milepost.engine.claimer import Claimer
 from milepost.engine.context import Objects
-from milepost.engine.courier import Courier, Manner, Send
+from milepost.engine.courier import Courier, Encode, Manner, Send
 from milepost.engine.executor import Executor
 from milepost.engine.heartbeat import Heartbeat
 from milepost.engine.pruner import Pruner
+from milepost.engine.publisher import Publisher
 from milepost.engine.rescuer import Rescuer
 from milepost.engine.scheduler import Scheduler
 from milepost.engine.service import Service
@@ -28,7 +29,7 @@ from milepost.engine.stats import EngineStats
 from milepost.errors import NotFound, StoreUnavailable
 from milepost.job import FINAL, Claim, Job, JobId, ProjectId, Returned, State, WorkerId
 from milepost.settings import Settings
-from milepost.store import Delivery, Renewal, Store
+from milepost.store import Renewal, Store
 
 log = structlog.get_logger("milepost.engine")
 
@@ -47,7 +48,7 @@ class Node:
         scratch: Path,
         objects: Objects | None,
         send: Send,
-        encode_callback: Callable[[Delivery, Job], bytes],
+        encode_callback: Encode,
         secret_of: Callable[[ProjectId], Awaitable[str]],
         sweep: Callable[[], Awaitable[None]] | None = None,
         limits: dict[str, int] | None = None,
@@ -84,6 +85,7 @@ class Node:
             secret_of=secret_of,
             manner_of=manner_of,
         )
+        self.publisher = Publisher(store, dispatch, clock, settings, self.stats)
         self._loops: list[asyncio.Task[None]] = []
         self._claiming: asyncio.Task[None] | None = None
         self._idle_since_s: dict[JobId, float] = {}  # jobs that are leased to this process and do not run in it
@@ -129,7 +131,7 @@ class Node:
         if self._sweep is not None:
             await self._sweep()
         self.heartbeat.start()
-        loops = (self.scheduler.run, self.rescuer.run, self.pruner.run, self.courier.run, self._watch_cancels)
+        loops = (self.scheduler.run, self.rescuer.run, self.pruner.run, self.publisher.run, self.courier.run, self._watch_cancels)
         self._loops = [self._spawn(loop) for loop in loops]
         self._claiming = self._spawn(self.claimer.run)
         self._dispatch.announce_queues()

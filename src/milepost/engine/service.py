@@ -30,6 +30,7 @@ from milepost.job import (
     new_job_id,
 )
 from milepost.store import Added, JobQuery, Store, Write
+from milepost.subscription import WORDS, unknown_words
 
 if TYPE_CHECKING:
     from milepost.clock import Clock
@@ -80,6 +81,8 @@ class Service:
             raise InvalidInput("timeout_s must be above 0", path=f"{path}.timeout_s")
         if submission.callback is not None and not submission.callback.url.startswith(("http://", "https://")):
             raise InvalidInput("callback.url must be an http or https URL", path=f"{path}.callback.url")
+        if submission.callback is not None and submission.callback.on:
+            check_words(submission.callback.on, f"{path}.callback.on")
 
     def _check_labels(self, labels: dict[str, str], path: str) -> None:
         s = self.settings
@@ -140,6 +143,8 @@ class Service:
             self.dispatch.announce(queue)
         if any(one.job.run_at_us > one.job.created_us for one in added):
             self.dispatch.reschedule()
+        if any(one.job.callback is not None and one.job.callback.on for one in added):
+            self.dispatch.announce_events()
         return added
 
     async def _add_admitted(self, submissions: Sequence[Submission]) -> list[Added]:
@@ -219,6 +224,8 @@ class Service:
         raise AssertionError("unreachable")
 
     def _announce(self, job: Job) -> None:
+        if job.callback is not None and job.callback.on:
+            self.dispatch.announce_events()
         if job.run_at_us > job.created_us:
             self.dispatch.reschedule()
         elif job.state is State.READY:
@@ -315,6 +322,15 @@ async def _whole(writing: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
+def check_words(on: Sequence[str], path: str) -> None:
+    """Errors: InvalidInput when a filter has a word that is no event, no state, not `final` and not `all`."""
+    unknown = unknown_words(on)
+    if unknown:
+        raise InvalidInput(f"{unknown[0][:40]!r} is no state and no event", path=path, hint=f"words: {', '.join(WORDS)}")
+    if len(on) > len(WORDS):
+        raise InvalidInput("there are more words than there are", path=path)
+
+
 def _too_much(limit: str, allowed: int, seen: int, text: str, unit: str, path: str) -> LimitExceeded:
     return LimitExceeded(
         f"{text} {allowed} {unit} ({seen})",
@@ -326,4 +342,4 @@ def _too_much(limit: str, allowed: int, seen: int, text: str, unit: str, path: s
     )
 
 
-__all__ = ["Service"]
+__all__ = ["Service", "check_words"]

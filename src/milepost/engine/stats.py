@@ -18,4 +18,5 @@ class EngineStats(msgspec.Struct):
     rescued: int = 0
     pruned: int = 0
     deliveries: Counter[str] = msgspec.field(default_factory=Counter)  # state
+    published: int = 0
     heartbeats: int = 0
