@@ -259,6 +259,16 @@ def test_a_change_that_is_sent_again_is_refused_also_after_a_restart(site: Site)
     assert site.thread.call(_count(site)) == 1
 
 
+def test_equal_volumes_asked_for_one_after_the_other_are_all_made(site: Site) -> None:
+    """The SDK's dates have whole seconds: some of these have one signature, and each is meant."""
+    signatures: list[str] = []
+    client = site.client(change=lambda request: signatures.append(request.header_params["Authorization"]))
+    made = [site.submit(client)["id"] for _ in range(12)]
+    assert len(set(made)) == 12
+    assert len(set(signatures)) < 12, "no two of them were signed in one second: nothing was tried"
+    assert site.thread.call(_count(site)) == 12
+
+
 def test_a_submit_that_is_signed_again_is_done_once_with_the_same_client_token(site: Site) -> None:
     """What a caller does whose answer was lost: a new signature, the same token."""
     client = site.client()

@@ -34,7 +34,7 @@ from milepost.server.limits import Rates, Slots
 from milepost.server.metrics import HttpStats
 from milepost.server.native import ROUTES
 from milepost.server.route import Route
-from milepost.server.signatures import recorded
+from milepost.server.signatures import Repeats, recorded
 from milepost.server.state import AppState
 from milepost.settings import Settings
 from milepost.wire.native import Problem
@@ -69,6 +69,7 @@ def create_app(
         slots=Slots(settings.streams_max, settings.streams_project_max),
         hub=Hub(service.store),
         http=HttpStats(),
+        repeats=Repeats(clock),
     )
     return App(state, [*all_routes(state), *extra_routes])
 

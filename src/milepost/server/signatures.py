@@ -6,6 +6,7 @@ Rules
 2. A signature is accepted within `signature_window_s` of its date, to either side.
 3. One that changes something (any method but GET, HEAD and OPTIONS) is accepted once: the store keeps it until its date is
    refused anyway, so that it holds across restarts and for every server over one store, and costs this process no memory.
+   The connection that brought it may bring it again for a moment: see `Repeats`.
 4. A key acts in its own project and in no other, an admin's too.
 5. The key, its user, its project and the user's role there are read from the store on each request, so that each of them
    being disabled or taken away counts at once.
@@ -15,6 +16,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -25,13 +27,52 @@ from milepost.errors import Forbidden, LimitExceeded, Unauthenticated
 from milepost.wire.signing import huawei
 
 if TYPE_CHECKING:
+    from milepost.clock import Clock
     from milepost.server.auth import Identity
     from milepost.server.state import AppState
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 WRONG = "verify aksk signature fail"  # as Huawei's gateway says it
 
+REPEAT_S = 3.0  # equal requests have one signature only within a second of their signer's clock
+CHANGES_MAX = 4096  # that are remembered with their connections
+FORWARDED = (b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip")
+
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class Repeats:
+    """Changes that one connection brings again, equal to the last byte: a program that asks for two equal things in a second.
+
+    Theory: dates have whole seconds, so two equal changes of one second have one signature, as a change and its replay have.
+    Over a connection answers come in order: whoever asks again on it has its first answer, or has lost the connection with it.
+    So what comes over the same one is meant, and what is caught on its way and sent again comes over another.  Behind a proxy
+    connections are the proxy's and tell nothing.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._first: OrderedDict[tuple[str, int, str], int] = OrderedDict()
+
+    def note(self, scope: Mapping[str, Any], digest: str) -> None:
+        """This connection brought the change first."""
+        change = self._change(scope, digest)
+        if change is not None:
+            self._first[change] = self._clock.now_us()
+            if len(self._first) > CHANGES_MAX:
+                self._first.popitem(last=False)
+
+    def is_meant(self, scope: Mapping[str, Any], digest: str) -> bool:
+        """Whether the same connection brought it first, just now."""
+        change = self._change(scope, digest)
+        first_us = self._first.get(change) if change is not None else None
+        return first_us is not None and abs(self._clock.now_us() - first_us) <= REPEAT_S * 1e6
+
+    def _change(self, scope: Mapping[str, Any], digest: str) -> tuple[str, int, str] | None:
+        client = scope.get("client")
+        if not client or not client[1] or any(name in FORWARDED for name, _ in scope["headers"]):
+            return None
+        return str(client[0]), int(client[1]), digest
 
 
 class Recorder:
@@ -110,7 +151,7 @@ async def identify_signed(
         raise Forbidden(f"project {project[:64]} is not the access key's", reason="project")
     state.rates.take(identity.project)
     if scope["method"] not in READS and state.settings.signature_once:
-        await _use(state, claim, signed_us)
+        await _use(state, scope, claim, signed_us)
     scope["signed_by"] = claim.access
     return identity
 
@@ -167,15 +208,22 @@ def _verify(state: AppState, claim: huawei.Claim, message: huawei.Message, secre
     return huawei.verify(claim, msgspec.structs.replace(message, headers=headers), secret)
 
 
-async def _use(state: AppState, claim: huawei.Claim, signed_us: int) -> None:
-    """Errors: Unauthenticated when it was used before."""
+async def _use(state: AppState, scope: Mapping[str, Any], claim: huawei.Claim, signed_us: int) -> None:
+    """Errors: Unauthenticated when it was used before, and not by this connection just now."""
     expires_us = signed_us + int((state.settings.signature_window_s + 1) * 1e6)
     digest = f"{claim.access}/{claim.signature}"
-    if not await state.store.use_signature(digest, expires_us=expires_us):
+    if await state.store.use_signature(digest, expires_us=expires_us):
+        state.repeats.note(scope, digest)
+    elif not _is_direct(state) or not state.repeats.is_meant(scope, digest):
         raise Unauthenticated(
             "this signed request was accepted before, and a signature is good for one change: sign it again with a new "
             "X-Sdk-Date (a repeat with the same X-Client-Token is done only once; equal requests within one second need "
-            "different ones)",
+            "different ones, or one connection)",
             reason="signature",
             replayed=True,
         )
+
+
+def _is_direct(state: AppState) -> bool:
+    """Whether connections are callers' own, as far as the settings tell: one with a public URL stands behind somebody."""
+    return state.settings.public_url is None

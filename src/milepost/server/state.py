@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from milepost.server.identity import Identities
     from milepost.server.limits import Rates, Slots
     from milepost.server.metrics import HttpStats
+    from milepost.server.signatures import Repeats
 
 
 class AppState:
@@ -34,6 +35,7 @@ class AppState:
         "machines",
         "objects",
         "rates",
+        "repeats",
         "service",
         "settings",
         "shown",
@@ -53,12 +55,14 @@ class AppState:
         slots: Slots,
         hub: Hub,
         http: HttpStats,
+        repeats: Repeats,
     ) -> None:
         self.service: Service = service
         self.store: Store = service.store
         self.kinds: Kinds = service.kinds
         self.settings, self.clock, self.objects, self.identities = settings, clock, objects, identities
         self.rates, self.slots, self.hub, self.http = rates, slots, hub, http
+        self.repeats = repeats
         self.shown: dict[bytes, bytes] = {}  # ETag -> the job's text: see `jobs`
         self.engine: Any = None
         # what a file holds, for the variables of an upload's answer; None: this server knows nothing of media

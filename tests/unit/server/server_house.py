@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote, unquote
@@ -21,6 +22,7 @@ from milepost.store.sqlite import SqliteStore
 
 DEADLINE_S = 10.0
 WORKER = WorkerId("worker")
+PORTS = itertools.count(50_000)  # every request comes over a connection of its own
 
 
 class StillClock:
@@ -131,7 +133,7 @@ class Web:
             "query_string": query.encode(),
             "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in sent.items()],
             "server": ("127.0.0.1", 8080),
-            "client": ("127.0.0.1", 50000),
+            "client": ("127.0.0.1", next(PORTS)),
         }
         return Exchange(self.app, scope, raw)
 

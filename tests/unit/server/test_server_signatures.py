@@ -118,6 +118,32 @@ async def test_a_change_is_accepted_once_and_a_read_as_often_as_it_comes(signer:
     assert (await signer.ask("POST", "/jobs", ECHO, late_s=1)).status == 202
 
 
+def _over(connection: tuple[str, int], request: Request, *more: tuple[bytes, bytes]) -> dict[str, Any]:
+    size = (b"content-length", b"%d" % len(request.body or b""))
+    return _scope(request, [size, *more]) | {"client": connection}
+
+
+async def test_equal_changes_of_one_second_over_one_connection_are_all_meant(signer: Signer) -> None:
+    """Their signatures are equal.  Over another connection, or through a proxy, the same bytes are a replay."""
+    app, change, other = signer.house.app, signer.sign("POST", "/jobs", ECHO), signer.sign("POST", "/jobs", ECHO + b" ")
+    own, foreign = ("127.0.0.1", 40_001), ("127.0.0.1", 40_002)
+    made = [await Exchange(app, _over(own, one), one.body or b"").end() for one in (change, other, change, change)]
+    assert [one.status for one in made] == [202] * 4
+    assert len({one.json["id"] for one in made}) == 4
+    assert refused(await Exchange(app, _over(foreign, change), change.body or b"").end(), "X-Client-Token")
+    forwarded = _over(own, change, (b"x-forwarded-for", b"192.0.2.1"))
+    assert refused(await Exchange(app, forwarded, change.body or b"").end(), "X-Client-Token")
+    signer.house.clock.advance(4)
+    assert refused(await Exchange(app, _over(own, change), change.body or b"").end(), "X-Client-Token")
+
+
+async def test_behind_a_public_url_connections_tell_nothing(signer: Signer) -> None:
+    state, change = signer.house.app.state, signer.sign("POST", "/jobs", ECHO)
+    state.settings = msgspec.structs.replace(state.settings, public_url=f"http://{HOST}")
+    scopes = [_over(("127.0.0.1", 40_001), change) for _ in range(2)]
+    assert [(await Exchange(signer.house.app, one, change.body or b"").end()).status for one in scopes] == [202, 401]
+
+
 async def test_what_is_refused_for_its_rate_may_be_sent_again_as_it_is(signer: Signer) -> None:
     from milepost.server.limits import Rates
 
