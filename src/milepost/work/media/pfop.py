@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +41,7 @@ NO_SOURCE = "source data is empty or fail to get source data"
 QUEUE, IDLE_QUEUE = "media", "media.idle"  # a pipeline is `media.<project>.<name>`
 IDLE_PAUSE_S = 5.0
 PIECE_BYTES = 4 << 20
+SMALL_BYTES = 64 << 10  # hashed sooner than a thread has been woken
 SHARED = "shared"  # the folder of what the steps of one item fetched
 
 
@@ -113,8 +115,9 @@ async def run_fop(job: Running, spec: Fop) -> FopResult:
         folder = job.scratch / "work"
         try:
             return await Item(job, spec, fop, folder).run()
-        finally:
+        except BaseException:  # it may be tried again, much later; what succeeded goes with the job's whole folder
             await in_thread(shutil.rmtree, folder, True)
+            raise
 
 
 def failure(message: str, index: int) -> PermanentError:
@@ -149,10 +152,9 @@ class Item:
         old = await self.find_old(place, target)
         if old is not None:
             return old
-        await in_thread(_fresh, self.folder, len(self.fop.steps))
         path = self.folder / "source"
         with self.failing(0):
-            await bring(self.job, source, path)
+            await bring(self.job, source, path, before=partial(_fresh, self.folder, len(self.fop.steps)))
         output = await self.run_steps(source, path, target)
         if output.makes == "info" and self.fop.save is None:
             return FopResult(bucket=place.name, result=output.result)
@@ -274,7 +276,8 @@ class Item:
 
     async def put(self, place: Place, made: Made, key: str | None) -> StoredObject:
         """The file is an object, in place of what had its key.  Errors: Conflict when the lease was lost."""
-        found = await in_thread(_measure, made.path)
+        small = made.path.stat().st_size <= SMALL_BYTES
+        found = _measure(made.path) if small else await in_thread(_measure, made.path)
         buckets, now_us = self.buckets, self.job.now_us()
         key = _checked(found.hash if key is None else key)
         object_key = await buckets.keep(made.path, place.project)

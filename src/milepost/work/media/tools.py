@@ -207,18 +207,15 @@ def own_object(url: str, settings: Settings) -> tuple[str, str] | None:
     return None
 
 
-async def bring(job: Running, stored: StoredObject, path: Path) -> None:
-    """The object's bytes are a file at `path`: linked on local storage, else copied.  Errors: FopFailed when they are gone."""
+async def bring(job: Running, stored: StoredObject, path: Path, *, before: Callable[[], None] = lambda: None) -> None:
+    """The object's bytes are a file at `path`: linked on local storage, else copied.  Errors: FopFailed when they are gone.
+
+    before: called first, in the same thread.
+    """
     local = job.buckets.objects.local_path(stored.object_key)
     try:
-        if local is not None:
-            try:
-                await in_thread(path.hardlink_to, local)
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
-                    raise
-            else:
-                return
+        if await in_thread(_linked, path, local, before):
+            return
         with await in_thread(path.open, "xb") as file:
             async for chunk in job.objects.read(stored.object_key):
                 await in_thread(file.write, chunk)
@@ -226,6 +223,19 @@ async def bring(job: Running, stored: StoredObject, path: Path) -> None:
         raise FopFailed("source data is empty or fail to get source data") from None
     except Conflict as error:
         raise FopFailed(f"source data is empty or fail to get source data: {error.message}") from error
+
+
+def _linked(path: Path, local: Path | None, before: Callable[[], None]) -> bool:
+    before()
+    if local is None:
+        return False
+    try:
+        path.hardlink_to(local)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise
+        return False
+    return True
 
 
 __all__ = ["FORKED", "LocalTools", "StepTools", "Workshop", "bring", "close_workshop", "own_object", "workshop"]
