@@ -21,6 +21,7 @@ import msgspec
 import pytest
 from image_source import Asked, ImageSource, file, in_turn, status
 
+from milepost import Snooze
 from milepost.engine.kinds import KINDS
 from milepost.errors import Conflict, InvalidInput
 from milepost.image import IMAGE, Image, ImageStatus, decode_image
@@ -36,6 +37,7 @@ pytestmark = pytest.mark.skipif(
     subprocess.run(["sh", "-c", "command -v qemu-img"], capture_output=True).returncode != 0, reason="needs qemu-img"
 )
 
+WAIT_S = 60.0  # for what takes a moment: a machine that is busy with other things makes it long
 DATA = random.Random(1).randbytes(3 << 20)  # raw: the mark of no format
 
 
@@ -47,12 +49,13 @@ def source() -> Iterator[ImageSource]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same fetch with short pauses."""
-    patient = fetching.FetchLimits
+    """The same fetch with short pauses between few tries; what it waits for within one is as patient as ever."""
+    limit_fetches(monkeypatch)
 
+
+def limit_fetches(monkeypatch: pytest.MonkeyPatch, **limited: Any) -> None:
     def limits(**given: Any) -> fetching.FetchLimits:
-        timeouts = fetching.Timeouts(connect_s=2.0, read_s=0.5)
-        return patient(**{"timeouts": timeouts, "pause_s": 0.01, "tries_max": 3, "rate_window_s": 0.3, **given})
+        return fetching.FetchLimits(**{"pause_s": 0.01, "tries_max": 3, **limited, **given})
 
     monkeypatch.setattr(images, "FetchLimits", limits)
 
@@ -81,21 +84,25 @@ async def submit(system: System, asked: dict[str, Any], **fields: Any) -> JobId:
     return (await system.service.submit(submission)).job.id
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
+async def until(condition: Callable[[], Any], timeout_s: float = WAIT_S) -> None:
     end_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end_s, "the condition did not come true in time"
         await asyncio.sleep(0.01)
 
 
-async def ended(system: System, job_id: JobId, timeout_s: float = 30.0) -> Job:
+async def seen(system: System, job_id: JobId, condition: Callable[[Job], bool], timeout_s: float = WAIT_S) -> Job:
+    """The job as soon as it is so.  An end that nobody waited for is told at once."""
     end_s = time.monotonic() + timeout_s
-    while True:
-        job = await system.service.get(job_id)
-        if job.state in FINAL:
-            return job
+    while not condition(job := await system.service.get(job_id)):
+        assert job.state not in FINAL, f"it ended {job.state}: {job.error}"
         assert time.monotonic() < end_s, f"{job.state}: {job.error} {job.progress}"
         await asyncio.sleep(0.01)
+    return job
+
+
+async def ended(system: System, job_id: JobId) -> Job:
+    return await seen(system, job_id, lambda job: job.state in FINAL)
 
 
 async def run(system: System, asked: dict[str, Any], **fields: Any) -> Job:
@@ -334,10 +341,7 @@ async def test_a_server_that_stays_busy_fails_after_all_attempts(system: System,
 async def test_retry_after_is_honoured(system: System, source: ImageSource) -> None:
     source.answers["/a"] = status("429 Too Many Requests", Retry_After="1000")
     job_id = await submit(system, spec(source.url("/a")))
-    end_s = time.monotonic() + 20
-    while (job := await system.service.get(job_id)).error is None:
-        assert time.monotonic() < end_s
-        await asyncio.sleep(0.01)
+    job = await seen(system, job_id, lambda job: job.error is not None)
     assert job.state is State.READY
     assert 990e6 < job.run_at_us - system.clock.now_us() <= 1000e6
     await system.service.cancel(job_id, project=None)  # between two attempts: nobody runs it
@@ -345,7 +349,9 @@ async def test_retry_after_is_honoured(system: System, source: ImageSource) -> N
     assert await system.store.list_resources(IMAGE) == []
 
 
-async def test_a_silent_server_is_given_up(system: System, source: ImageSource) -> None:
+async def test_a_silent_server_is_given_up(system: System, source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_fetches(monkeypatch, timeouts=fetching.Timeouts(connect_s=10.0, read_s=0.5))
+
     def silent(asked: Asked) -> None:
         asked.head("200 OK", Content_Length=len(DATA), ETag='"v1"')
         asked.send(DATA[:1000])
@@ -356,7 +362,9 @@ async def test_a_silent_server_is_given_up(system: System, source: ImageSource) 
     await assert_failed(system, job, "source_unreachable", "in time")
 
 
-async def test_a_trickle_is_given_up(system: System, source: ImageSource) -> None:
+async def test_a_trickle_is_given_up(system: System, source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_fetches(monkeypatch, rate_window_s=0.3)
+
     def trickle(asked: Asked) -> None:
         asked.head("200 OK", Content_Length=len(DATA), ETag='"v1"')
         while not source.open.wait(0.05):
@@ -556,7 +564,7 @@ async def test_cancelling_at_any_step_leaves_nothing(
         monkeypatch.setattr(images.Import, step, held(getattr(images.Import, step)))
     source.answers["/a"] = file(DATA)
     job_id = await submit(system, spec(source.url("/a"), "raw", "qcow2"))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WAIT_S):
         await reached.wait()
     await system.service.cancel(job_id, project=None)
     assert (await ended(system, job_id)).state is State.CANCELLED
@@ -748,8 +756,7 @@ async def test_the_sweep_removes_what_dead_imports_left_and_nothing_else(
         waiting = await submit(system, spec(source.url("/busy")))
         dead = await submit(system, spec(source.url("/busy")))
         for job_id in (waiting, dead):
-            while (await system.service.get(job_id)).error is None:
-                await asyncio.sleep(0.01)
+            await seen(system, job_id, lambda job: job.error is not None)
         await system.service.cancel(dead, project=None)
         objects = system.objects
         assert objects is not None
@@ -778,20 +785,22 @@ async def test_the_sweep_removes_an_image_whose_import_was_cancelled_after_it_wa
 
     async def publish(self: images.Import, stored: images.Stored) -> None:
         await real(self, stored)
-        raise images.Snooze(1000)  # as when the process dies here: the job is not ended, the image is active
+        raise Snooze(1000)  # as when the process dies here: the job is not ended, the image is active
 
     monkeypatch.setattr(images.Import, "publish", publish)
     async with running_system(settings) as system:
+        objects = system.objects
+        assert objects is not None
         job_id = await submit(system, spec(source.url("/a")))
-        while not await system.objects.list_keys("images"):  # type: ignore[union-attr]
-            await asyncio.sleep(0.01)
-        while (await system.service.get(job_id)).state is not State.READY:
-            await asyncio.sleep(0.01)
-        assert await sweep(system.store, system.objects) == 0  # type: ignore[arg-type]
+        await seen(system, job_id, lambda job: job.state is State.READY and job.run_at_us > job.created_us + 900_000_000)
+        (resource,) = await system.store.list_resources(IMAGE)
+        assert decode_image(resource.doc).status is ImageStatus.ACTIVE
+        assert await sweep(system.store, objects) == 0
+        assert len(await objects.list_keys("images")) == 1
         await system.service.cancel(job_id, project=None)
-        await sweep(system.store, system.objects)  # type: ignore[arg-type]
-        while await system.store.list_resources(IMAGE) or await system.objects.list_keys("images"):  # type: ignore[union-attr]
-            await asyncio.sleep(0.01)  # the system's own sweep may have been at it at the same moment
+        assert await sweep(system.store, objects) == 2
+        assert await system.store.list_resources(IMAGE) == []
+        assert await objects.list_keys("images") == []
 
 
 # --- two workers -----------------------------------------------------------------------------------------------------
@@ -814,9 +823,9 @@ async def test_an_attempt_waits_while_another_one_still_holds_the_folder(
             assert other.stdout is not None
             assert other.stdout.readline()
             await system.service.release(job_id, project=None)
-            end_s = time.monotonic() + 20
+            end_s = time.monotonic() + WAIT_S
             while EventType.SNOOZED not in [event.type for event in await system.store.list_events(job_id=job_id)]:
-                assert time.monotonic() < end_s
+                assert time.monotonic() < end_s, "it was not put off in time"
                 await asyncio.sleep(0.01)
             assert source.asked == []
         finally:
