@@ -80,7 +80,7 @@ class Identities:
             id=project_id,
             name=name,
             domain=DOMAIN,
-            callback_secret=_new_callback_secret(),
+            callback_secret=new_callback_secret(),
             created_us=self._clock.now_us(),
         )
         await self._store.add_project(project)
@@ -91,7 +91,7 @@ class Identities:
         if id_or_name == DEFAULT_PROJECT:
             await self.ensure_project(DEFAULT_PROJECT)
         found = await self._store.get_project(id_or_name)
-        project = msgspec.structs.replace(found, callback_secret=_new_callback_secret())
+        project = msgspec.structs.replace(found, callback_secret=new_callback_secret())
         await self._store.update_project(project)
         return project
 
@@ -351,7 +351,7 @@ def first_audit_id(token: Token) -> str:
     return token.audit_id.rpartition(".")[2]
 
 
-def _new_callback_secret() -> str:
+def new_callback_secret() -> str:
     """As Standard Webhooks writes one."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 

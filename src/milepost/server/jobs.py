@@ -163,12 +163,12 @@ async def _check_queues(call: Call, submissions: Sequence[tuple[Submission, str]
             )
 
 
-def check_callback(call: Call, url: str, path: str) -> None:
+def check_callback(call: Call, url: str, path: str, *, what: str = "callback.url") -> None:
     """Errors: InvalidInput when no try could ever be sent there.  What a name resolves to is looked at when it is sent."""
     try:
         check_url(url, EgressPolicy.from_settings(call.state.settings))
     except (InvalidInput, Forbidden) as error:
-        raise InvalidInput(f"callback.url: {error.message}", path=path, hint=error.hint) from None
+        raise InvalidInput(f"{what}: {error.message}", path=path, hint=error.hint) from None
 
 
 def _instant(text: str, path: str) -> int | None:
@@ -356,11 +356,11 @@ def labels_of(values: Sequence[str], *, most: int) -> tuple[tuple[str, str], ...
     return tuple(labels)
 
 
-def next_link(call: Call, *, after: str | int) -> tuple[bytes, bytes]:
+def next_link(call: Call, *, after: str | int, name: str = "after") -> tuple[bytes, bytes]:
     """The `Link` header of the next page: this request with another `after`."""
-    pairs = [(key, value) for key, value in call.query.pairs if key != "after"]
+    pairs = [(key, value) for key, value in call.query.pairs if key != name]
     path = quote(call.scope["path"], safe="/")
-    return b"link", f'<{path}?{urlencode([*pairs, ("after", after)])}>; rel="next"'.encode()
+    return b"link", f'<{path}?{urlencode([*pairs, (name, after)])}>; rel="next"'.encode()
 
 
 # --- act -----------------------------------------------------------------------------------------------------------

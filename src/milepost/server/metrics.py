@@ -109,6 +109,7 @@ ENGINE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "lost_leases": ("milepost_leases_lost", "Outcomes not written because the lease had gone.", ()),
     "rescued": ("milepost_leases_rescued", "Jobs taken back from workers that died.", ()),
     "pruned": ("milepost_jobs_pruned", "Expired jobs removed.", ()),
+    "published": ("milepost_deliveries_published", "Deliveries made for subscriptions and callbacks with filters.", ()),
     "deliveries": ("milepost_delivery_attempts", "Callback attempts by what they came to.", ("state",)),
     "heartbeats": ("milepost_heartbeats", "Lease renewals.", ()),
 }

@@ -1,5 +1,5 @@
 """The native API as a table: every route with its handler and what its documentation says.  `app` dispatches by it,
-`openapi` describes it; the job routes' handlers are in `jobs`, the others here.
+`openapi` describes it; the handlers of most are in `jobs`, `subscriptions` and `tracked`, the others here.
 """
 
 from __future__ import annotations
@@ -9,19 +9,16 @@ from collections.abc import Callable
 from milepost import console
 from milepost.engine.kinds import Kind
 from milepost.errors import Forbidden, InvalidInput
-from milepost.job import JobId
-from milepost.server import health, jobs, metrics, tracked
+from milepost.server import health, jobs, metrics, subscriptions, tracked
 from milepost.server.http import JSON, Call, Reply, decode
 from milepost.server.route import ALL_PROJECTS, LIMIT, Parameter, Route
-from milepost.store import Delivery, Queue, QueueDepth
+from milepost.store import Queue, QueueDepth
 from milepost.wire import rfc3339
 from milepost.wire.native import (
-    DeliveryList,
     EventPage,
     JobPage,
     JobRequest,
     KindList,
-    NativeDelivery,
     NativeJob,
     NativeKind,
     NativeQueue,
@@ -32,7 +29,7 @@ from milepost.wire.native import (
     encode,
 )
 
-# --- kinds, queues, deliveries -------------------------------------------------------------------------------------
+# --- kinds and queues ----------------------------------------------------------------------------------------------
 
 
 async def list_kinds(call: Call) -> Reply:
@@ -113,38 +110,6 @@ async def _set_queue(call: Call, *, limit: Callable[[int | None], int | None], p
     await call.state.store.set_queue(queue)
     call.state.service.dispatch.announce_queues()
     return Reply(200, encode(NativeQueue(name=name, limit=queue.limit, paused=queue.paused)))
-
-
-async def list_deliveries(call: Call) -> Reply:
-    """The callbacks of a job, with what their last attempts came to."""
-    job = await call.state.service.get(JobId(call.param), project=jobs.project_of(call))
-    call.query.done()
-    return Reply(200, encode(DeliveryList([_delivery(one) for one in await call.state.store.list_deliveries(job.id)])))
-
-
-async def redeliver(call: Call) -> Reply:
-    """The callback is pending again, from its first attempt."""
-    project = jobs.project_of(call)
-    call.query.done()
-    delivery = await call.state.store.redeliver(call.param, project=project, now_us=call.state.clock.now_us())
-    call.state.service.dispatch.announce_delivery()
-    return Reply(202, encode(_delivery(delivery)))
-
-
-def _delivery(delivery: Delivery) -> NativeDelivery:
-    return NativeDelivery(
-        id=delivery.id,
-        job_id=delivery.job_id,
-        url=delivery.url,
-        event=delivery.event,
-        state=delivery.state,
-        attempt=delivery.attempt,
-        next_at=rfc3339(delivery.next_us) if delivery.state == "pending" else None,
-        created_at=rfc3339(delivery.created_us),  # type: ignore[arg-type]
-        ended_at=rfc3339(delivery.ended_us),
-        last_status=delivery.last_status,
-        last_error=delivery.last_error,
-    )
 
 
 # --- the server itself ---------------------------------------------------------------------------------------------
@@ -300,26 +265,7 @@ ROUTES: tuple[Route, ...] = (
         ),
         errors=(400, 503),
     ),
-    Route(
-        "GET",
-        "/jobs/{id}/deliveries",
-        list_deliveries,
-        "callbacks",
-        "A job's callbacks",
-        {200: (DeliveryList, "all of them")},
-        (ALL_PROJECTS,),
-        errors=(404, 410),
-    ),
-    Route(
-        "POST",
-        "/deliveries/{id}/redeliver",
-        redeliver,
-        "callbacks",
-        "Send a callback again",
-        {202: (NativeDelivery, "it is pending")},
-        (ALL_PROJECTS,),
-        errors=(404,),
-    ),
+    *subscriptions.ROUTES,
     *tracked.ROUTES,
     Route("GET", "/kinds", list_kinds, "kinds", "What this server can run, with JSON Schemas", {200: (KindList, "by name")}),
     Route(

@@ -24,7 +24,7 @@ class Parameter(NamedTuple):
 class Route(NamedTuple):
     """One method of one path.  `answers` maps a status to the type of its body (None: no body) and what it says."""
 
-    method: Literal["GET", "POST", "PUT", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     handler: Handler
     tag: str

@@ -142,12 +142,18 @@ class QueueRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class NativeDelivery(msgspec.Struct, kw_only=True):
-    """One callback of one job, with what its last attempt came to."""
+    """One event for one receiver, with what its last attempt came to.
+
+    `job_id` is null for `missed` and `ping`; `subscription_id` for the callback of a job.  `detail` is the event, where one is
+    kept, or the ids of those that are missing.
+    """
 
     id: str
-    job_id: str
+    job_id: str | None = None
+    subscription_id: str | None = None
     url: str
     event: str
+    detail: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     state: str  # pending, delivered or given_up
     attempt: int
     next_at: str | None = None  # of the next attempt, while pending
