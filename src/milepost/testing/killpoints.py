@@ -110,7 +110,7 @@ PLACES: dict[str, Place] = {
     "server.released": Place("milepost.work.servers.change:Change.give_back", "after", "the record is free, its job is running"),
     "fop.brought": Place("milepost.work.media.pfop:bring", "after", "the source is in the job's folder"),
     "fop.made": Place("milepost.work.media.pfop:Item.run_steps", "after", "all steps are done, nothing is stored"),
-    "fop.kept": Place("milepost.work.media.pfop:_add_line", "after", "the bytes are stored, no object has them"),
+    "fop.kept": Place("milepost.store.buckets:Buckets.keep", "after", "the bytes are stored, no object has them"),
     "fop.put": Place("milepost.work.media.pfop:Item.put", "after", "the object is there, its job is running"),
     "fop.stored": Place("milepost.work.media.pfop:Item.store", "after", "all objects of an item are there, its job is running"),
     "import.emptied": Place("milepost.work.images:Import.run", "after", "the scratch folder is empty, its job is running"),
