@@ -10,6 +10,9 @@ Rules
 3. A reconnect to a stream that has nothing more to say is answered 204, which ends an EventSource for good.
 4. Each heartbeat checks the caller's token again: a stream outlives a revoked token by one heartbeat at most.
 5. `Hub.close` ends every stream and long poll, so that the server can stop.
+6. Events go with their job when it expires.  A stream that has not sent some of them yet says so with a `missed` event, which
+   names their ids at most, and goes on; that of a job which is gone itself ends with it.
+7. A reader that takes nothing for `stream_stuck_s` is cut off, and may resume: what it has not taken is in the store alone.
 """
 
 from __future__ import annotations
@@ -17,13 +20,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
-from milepost.errors import MilepostError, StoreUnavailable
+import structlog
+
+from milepost.errors import Expired, MilepostError, NotFound, StoreUnavailable
 from milepost.job import FINAL, Event, Job, JobId, ProjectId
 from milepost.server.auth import authenticate
 from milepost.server.http import Call, Reply
 from milepost.store import JobQuery, Store
-from milepost.wire.native import sse
+from milepost.wire.native import sse, sse_missed
+
+log = structlog.get_logger("milepost.server")
 
 HEARTBEAT_S = 15.0
 PAGE = 500
@@ -128,10 +136,21 @@ class Feed:
     """Which events a stream or page shows, and when there can be no more."""
 
     key = ALL
+    project: ProjectId | None = None
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.ended = False
+        self._told_missed = 0  # id of the last event that was said to be missing
+
+    async def missed(self, after_id: int) -> tuple[int, int] | None:
+        """The first and last id of events behind after_id that may be missing, each told once; ask after `read`."""
+        last_id = await self._store.pruned_until(self.project)
+        told_id = max(after_id, self._told_missed)
+        if last_id <= told_id:
+            return None
+        self._told_missed = last_id
+        return told_id + 1, last_id
 
     async def read(self, after_id: int, limit: int) -> tuple[list[Event], int]:
         """The next events to show and the id to go on from; that id is after_id when there is nothing new."""
@@ -140,13 +159,30 @@ class Feed:
     async def check(self) -> None:
         """Errors: NotFound, Expired when what it shows is gone."""
 
+    async def _check(self, job_id: JobId) -> None:
+        found = await self._store.get_job(job_id)
+        if not isinstance(found, Job):
+            raise Expired(f"job {job_id} has expired; it was {found.state}", job_id=job_id, state=found.state)
+
+    async def _missed_of(self, job_id: JobId, after_id: int) -> tuple[int, int] | None:
+        """The same for one job or tree, whose events go all together: nothing more comes."""
+        last_id = await self._store.pruned_until(self.project)
+        if last_id <= after_id:
+            return None
+        try:
+            await self._check(job_id)
+        except (NotFound, Expired):
+            self.ended = True
+            return after_id + 1, last_id
+        return None
+
 
 class JobFeed(Feed):
     """One job."""
 
     def __init__(self, store: Store, job: Job) -> None:
         super().__init__(store)
-        self._job, self.key = job, job.id
+        self._job, self.key, self.project = job, job.id, job.project
         self._was_final = job.state in FINAL
 
     async def read(self, after_id: int, limit: int) -> tuple[list[Event], int]:
@@ -157,8 +193,11 @@ class JobFeed(Feed):
         self.ended = self._was_final
         return [], after_id
 
+    async def missed(self, after_id: int) -> tuple[int, int] | None:
+        return await self._missed_of(self._job.id, after_id)
+
     async def check(self) -> None:
-        await self._store.get_job(self._job.id)
+        await self._check(self._job.id)
 
 
 class TreeFeed(Feed):
@@ -166,7 +205,7 @@ class TreeFeed(Feed):
 
     def __init__(self, store: Store, job: Job) -> None:
         super().__init__(store)
-        self._root_id, self.key = job.root_id, tree_key(job.root_id)
+        self._root_id, self.key, self.project = job.root_id, tree_key(job.root_id), job.project
         self._open: set[JobId] = {job.root_id}
 
     async def skip_to(self, after_id: int) -> None:
@@ -194,8 +233,11 @@ class TreeFeed(Feed):
             else:
                 self._open.add(event.job_id)
 
+    async def missed(self, after_id: int) -> tuple[int, int] | None:
+        return await self._missed_of(self._root_id, after_id)
+
     async def check(self) -> None:
-        await self._store.get_job(self._root_id)
+        await self._check(self._root_id)
 
 
 class ProjectFeed(Feed):
@@ -203,7 +245,8 @@ class ProjectFeed(Feed):
 
     def __init__(self, store: Store, project: ProjectId | None, labels: tuple[tuple[str, str], ...]) -> None:
         super().__init__(store)
-        self._project, self._labels = project, labels
+        self._project = self.project = project
+        self._labels = labels
         self.key = ALL if project is None else project_key(project)
         self._verdicts: dict[JobId, bool] = {}
 
@@ -233,10 +276,17 @@ async def stream(call: Call, feed: Feed, after_id: int, *, resumed: bool) -> Rep
         events, cursor = await feed.read(after_id, PAGE)
         if resumed and feed.ended and not events:
             return Reply(204)
-        await _start(call, after_id)
         with _closed_when_gone(call, watch):
-            await _pump(call, feed, watch, events, cursor)
+            try:
+                await _start(call, after_id)
+                await _pump(call, feed, watch, events, after_id, cursor)
+            except Stuck:
+                log.info("a reader was cut off", path=call.scope["path"], request_id=call.request_id)
     return None
+
+
+class Stuck(Exception):
+    """The reader took nothing for `stream_stuck_s`.  What it did not take goes with its connection; it can resume."""
 
 
 async def _start(call: Call, after_id: int) -> None:
@@ -251,14 +301,18 @@ async def _start(call: Call, after_id: int) -> None:
     await _send(call, b"retry: %d\nid: %d\n\n" % (RETRY_MS, after_id))
 
 
-async def _pump(call: Call, feed: Feed, watch: Watch, events: list[Event], cursor: int) -> None:
+async def _pump(call: Call, feed: Feed, watch: Watch, events: list[Event], before: int, cursor: int) -> None:
     clock = call.state.clock
     checked_s = clock.monotonic_s()
     while not watch.closed:
+        if (missed := await _missed(feed, before)) is not None:
+            # Its id is where the stream was: who comes back after it is told again what came behind.
+            await _send(call, sse_missed(before, *missed))
         if events:
             await _send(call, b"".join(map(sse, events)))
         if feed.ended:
             break
+        before = cursor
         events, after = await _read(feed, cursor)
         if after != cursor:
             cursor = after
@@ -272,7 +326,14 @@ async def _pump(call: Call, feed: Feed, watch: Watch, events: list[Event], curso
                 await _send(call, f": {refusal.code}\n\n".encode())
                 break
             checked_s = clock.monotonic_s()
-    await call.send({"type": "http.response.body", "body": b"", "more_body": False})
+    await _push(call, {"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _missed(feed: Feed, before: int) -> tuple[int, int] | None:
+    try:
+        return await feed.missed(before)
+    except StoreUnavailable:  # it is asked again after the next read
+        return None
 
 
 async def _refusal(call: Call, feed: Feed) -> MilepostError | None:
@@ -295,7 +356,16 @@ async def _read(feed: Feed, cursor: int) -> tuple[list[Event], int]:
 
 
 async def _send(call: Call, body: bytes) -> None:
-    await call.send({"type": "http.response.body", "body": body, "more_body": True})
+    await _push(call, {"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _push(call: Call, message: dict[str, Any]) -> None:
+    """Hand it to the web server, which takes it when the reader took what came before.  Errors: Stuck."""
+    try:
+        async with asyncio.timeout(call.state.settings.stream_stuck_s):
+            await call.send(message)
+    except TimeoutError:
+        raise Stuck from None
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from milepost.wire.native import (
     EventPage,
     JobPage,
     JobRequest,
+    Missed,
     decode_batch,
     decode_request,
     encode,
@@ -439,6 +440,9 @@ async def _events(call: Call, feed: events.Feed, after_id: int, limit: int, resu
     if wants_stream(call):
         return await events.stream(call, feed, after_id, resumed=resumed)
     found, cursor = await feed.read(after_id, limit)
-    page = EventPage([from_event(event) for event in found])
+    missed = await feed.missed(after_id) if after_id else None
+    page = EventPage(
+        [from_event(event) for event in found], None if missed is None else Missed(from_id=missed[0], to_id=missed[1])
+    )
     full = cursor != after_id and not feed.ended
     return Reply(200, encode(page), [next_link(call, after=cursor)] if full else [])

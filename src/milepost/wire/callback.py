@@ -12,7 +12,7 @@ import msgspec
 
 from milepost.job import Job, Tombstone
 from milepost.wire import rfc3339
-from milepost.wire.native import encode, from_job
+from milepost.wire.native import READ_AGAIN, encode, from_job
 
 
 class Detail(msgspec.Struct):
@@ -77,9 +77,3 @@ def encode_missed(detail: bytes, created_us: int, subscription_id: str) -> bytes
 def encode_ping(created_us: int, subscription_id: str) -> bytes:
     """Of no event: whether it comes, and whether its signature is found right."""
     return encode({"type": "ping", "timestamp": rfc3339(created_us), "data": {}, "subscription": subscription_id})
-
-
-READ_AGAIN = (
-    "these events went with jobs that have expired: list GET /jobs again, and GET /jobs/{id} of each that you wait for "
-    "(410 has its final state)"
-)

@@ -86,10 +86,18 @@ class NativeEvent(msgspec.Struct, kw_only=True):
     data: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
 
 
-class EventPage(msgspec.Struct):
-    """A page of events, oldest first; the next one is in the `Link` header."""
+class Missed(msgspec.Struct, frozen=True, kw_only=True):
+    """Events with ids within these bounds went with jobs that have expired, before they were sent."""
+
+    from_id: int
+    to_id: int
+
+
+class EventPage(msgspec.Struct, omit_defaults=True):
+    """A page of events, oldest first; the next one is in the `Link` header.  `missed`: some behind `after` are gone."""
 
     events: list[NativeEvent]
+    missed: Missed | None = None
 
 
 class NativeKind(msgspec.Struct, kw_only=True):
@@ -272,6 +280,25 @@ def from_event(event: Event) -> NativeEvent:
 def sse(event: Event) -> bytes:
     """One event as a stream of server-sent events has it."""
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, event.type.value.encode(), encode(from_event(event)))
+
+
+class NativeMissed(msgspec.Struct, kw_only=True):
+    """The `missed` event of a stream."""
+
+    type: str
+    from_id: int
+    to_id: int
+    read_again: str
+
+
+READ_AGAIN = "list /jobs again, and read /jobs/{id} of each that you wait for: 410 has the final state of one that has expired"
+decode_missed = msgspec.json.Decoder(NativeMissed).decode
+
+
+def sse_missed(at_id: int, from_id: int, to_id: int) -> bytes:
+    """What a stream says in place of events that are gone; `at_id` is where it was."""
+    told = NativeMissed(type="missed", from_id=from_id, to_id=to_id, read_again=READ_AGAIN)
+    return b"id: %d\nevent: missed\ndata: %s\n\n" % (at_id, encode(told))
 
 
 def to_event(native: NativeEvent, project: str) -> Event:
