@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from importlib.resources import files
 
 from milepost.errors import StoreUnavailable
@@ -31,5 +32,33 @@ def migrate_sqlite(connection: sqlite3.Connection) -> int:
         )
     for number, sql in known:
         if number > version:
-            connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {number};\nCOMMIT;")
+            _apply(connection, number, sql)
     return newest
+
+
+def _apply(connection: sqlite3.Connection, number: int, sql: str) -> None:
+    """The schema has this number, whoever brought it there: two processes may open a new database at the same moment."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version < number:
+            for statement in _statements(sql):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _statements(sql: str) -> Iterator[str]:
+    """One after the other; `executescript` would end the transaction that it is called in."""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        yield statement
