@@ -6,6 +6,7 @@ One object with the rules that every wire shares, so that no facade has its own 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-ADMISSIONS_MAX = 8  # times an admission is asked again when another write came between
+ADMISSIONS_MAX = 40  # times an admission is asked again when another write came between
+ADMISSION_PAUSE_S = 0.02  # at most: processes that add to one project come out of step
 
 
 class Service:
@@ -158,8 +160,7 @@ class Service:
                 try:
                     return await _whole(adding)
                 except VersionConflict:
-                    if not tries_left:
-                        raise
+                    await _pause(tries_left)
         raise AssertionError("unreachable")
 
     async def _admit_all(self, submissions: Sequence[Submission], now_us: int) -> list[tuple[Submission, Sequence[Write] | None]]:
@@ -171,6 +172,10 @@ class Service:
             asked.append((one, ()) if key in keys else await self._admit(one, view, now_us))
             if key is not None:
                 keys.add(key)
+        for at, (one, writes) in enumerate(asked):
+            if writes:  # with the first that writes: all are stored, or none
+                asked[at] = (one, [*view.guards(now_us), *writes])
+                break
         return asked
 
     async def _admit(self, submission: Submission, view: View, now_us: int) -> tuple[Submission, Sequence[Write] | None]:
@@ -201,24 +206,24 @@ class Service:
         assert admit is not None, f"kind {job.kind!r} has no admit function"
         async with self._gates.setdefault(job.project, asyncio.Lock()):
             for tries_left in reversed(range(ADMISSIONS_MAX)):
+                now_us, view = self.clock.now_us(), View(self.store, job.project)
                 ask = Admission(
                     job_id=job.id,
                     project=job.project,
                     origin=job.origin,
                     held=False,
-                    now_us=self.clock.now_us(),
+                    now_us=now_us,
                     settings=self.settings,
-                    resources=View(self.store, job.project),
+                    resources=view,
                 )
                 try:
                     admitted = await admit(ask, spec)
                 except CallerError as error:
                     raise PermanentError(error.fields.get("reason", error.code), error.message) from error
                 try:
-                    await _whole(resources.write(admitted.writes))
+                    await _whole(resources.write([*view.guards(now_us), *admitted.writes] if admitted.writes else []))
                 except VersionConflict:
-                    if not tries_left:
-                        raise
+                    await _pause(tries_left)
                 else:
                     return admitted.input
         raise AssertionError("unreachable")
@@ -305,6 +310,13 @@ class Service:
     async def _was_never_released(self, job: Job) -> bool:
         events = await self.store.list_events(job_id=job.id, limit=2)
         return bool(events) and events[0].state is State.HELD and all(event.type is not EventType.RELEASED for event in events)
+
+
+async def _pause(tries_left: int) -> None:
+    """Before it is asked again.  Errors: the one that is being handled, after the last try."""
+    if not tries_left:
+        raise
+    await asyncio.sleep(random.uniform(0, ADMISSION_PAUSE_S))
 
 
 async def _whole(writing: Coroutine[Any, Any, T]) -> T:

@@ -10,6 +10,7 @@ import pytest
 from engine_house import House
 
 from milepost import Admission, Admitted, Resource, Running, SubJob, Write
+from milepost.engine.service import ADMISSIONS_MAX
 from milepost.errors import Conflict, IdempotencyConflict, LimitExceeded, NotFound, VersionConflict
 from milepost.job import State
 from milepost.store import JobQuery
@@ -109,9 +110,9 @@ async def test_a_repeated_submit_is_not_admitted_again(house: House, takes: list
 
 
 async def test_an_admission_that_read_what_has_changed_since_is_asked_again(house: House, takes: list[Take]) -> None:
-    house.store.fail("add_jobs", error=VersionConflict("place a has version 2, not 1"), times=7)
+    house.store.fail("add_jobs", error=VersionConflict("place a has version 2, not 1"), times=ADMISSIONS_MAX - 1)
     assert (await house.service.submit(take(house, "a"))).created
-    house.store.fail("add_jobs", error=VersionConflict("place b has version 2, not 1"), times=8)
+    house.store.fail("add_jobs", error=VersionConflict("place b has version 2, not 1"), times=ADMISSIONS_MAX)
     with pytest.raises(VersionConflict):
         await house.service.submit(take(house, "b"))
     assert await names(house) == ["a"]
