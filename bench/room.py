@@ -69,6 +69,12 @@ class Room:
             yield program
 
     @contextmanager
+    def rehearsing(self, scenario: Path) -> Iterator[Program]:
+        """`milepost rehearse`: the jobs of this file."""
+        with _running([sys.executable, "-c", MILEPOST, "rehearse", str(scenario), "--port", "0"], {}) as program:
+            yield program
+
+    @contextmanager
     def program(self, module: str, *arguments: str | int | Path) -> Iterator[Program]:
         """`python -m bench.MODULE`, once it has printed `ready URL`."""
         with _running([sys.executable, "-m", f"bench.{module}", *map(str, arguments)], {}) as program:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 JSON = "application/json"
 
 
-class Ask(msgspec.Struct):
+class Ask(msgspec.Struct, dict=True):
     """One request.  Header names are lower case."""
 
     method: str
@@ -31,7 +32,7 @@ class Ask(msgspec.Struct):
     number: int  # in the record
     params: dict[str, str] = {}
 
-    @property
+    @cached_property
     def pairs(self) -> list[tuple[str, str]]:
         return parse_qsl(self.query, keep_blank_values=True, errors="replace")
 

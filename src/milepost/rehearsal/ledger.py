@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -43,6 +43,7 @@ class Ledger:
         self._events: list[Event] = []
         self._ids: list[int] = []
         self._last = 0
+        self._newest: dict[str, int] = {}  # by the job's id: the id of its last event
 
     def expect(self, actor: Actor) -> None:
         """A new tree of jobs."""
@@ -61,6 +62,25 @@ class Ledger:
             found: list[tuple[float, int, Event]] = []
             self._tell(actor, now_s, found)
             self._append(found)
+
+    def last_id(self) -> int:
+        """Of the last event there is."""
+        self.catch_up()
+        return self._last
+
+    @property
+    def tells_changes(self) -> bool:
+        """Whether each change of a job is an event: a command may change what no event tells, and the oldest may be gone."""
+        return not self._stage.commanded and self._last == len(self._events)
+
+    def by_change(self, after: Actor | None) -> Iterator[Actor]:
+        """The jobs by their last event, the newest first; those behind this one."""
+        self.catch_up()
+        last = self._last if after is None else self._newest[after.id] - 1
+        for number in range(last, 0, -1):
+            event = self._events[number - 1]
+            if self._newest[event.job_id] == event.id:
+                yield self._stage.actors[event.job_id]
 
     def next_s(self) -> float | None:
         """When time makes the next move, seconds since the start."""
@@ -123,5 +143,6 @@ class Ledger:
             self._last += 1
             self._events.append(msgspec.structs.replace(event, id=self._last))
             self._ids.append(self._last)
+            self._newest[event.job_id] = self._last
         if len(self._events) > EVENTS_MAX:
             del self._events[: -EVENTS_MAX // 2], self._ids[: -EVENTS_MAX // 2]

@@ -86,6 +86,11 @@ class _Part(_Table, frozen=True, kw_only=True):
     def scripted(self) -> bool:
         return bool(self.states) or self.duration_s is not None or self.polls is not None or self.ends == "never"
 
+    @property
+    def counts_polls(self) -> bool:
+        """Whether polls change what it shows."""
+        return self.polls is not None or any(step.polls is not None for step in self.states)
+
     def steps(self, index: int, duration_s: float | None) -> tuple[Step, ...]:
         """The steps of the index-th of them (from 0), with the duration that was drawn for it."""
         if self.states:
@@ -132,6 +137,10 @@ class Entry(_Part, frozen=True, kw_only=True):
             vanish_after_s=self.vanish_after_s,
             vanish_after_polls=self.vanish_after_polls,
         )
+
+    @property
+    def counts_polls(self) -> bool:
+        return super().counts_polls or bool(self.found_after_polls) or self.vanish_after_polls is not None
 
     @property
     def gathers(self) -> bool:

@@ -36,7 +36,7 @@ class Actor:
     """One job of the rehearsal.  Times are seconds since the start."""
 
     __slots__ = (
-        *("asked", "begun_s", "commands", "duration_s", "entry", "facts", "id"),
+        *("_seen", "_seen_s", "asked", "begun_s", "commands", "duration_s", "entry", "facts", "id"),
         *("index", "name", "number", "parent", "polls", "subs"),
     )
 
@@ -49,10 +49,18 @@ class Actor:
         self.commands: list[Command] = []
         self.facts: Facts = NO_FACTS
         self.asked = 0  # polls, all of them
+        self._seen: Look | None = None  # what was to be seen at that age; kept as long as only time could change it, and has not
+        self._seen_s = 0.0
 
     @property
     def root(self) -> Actor:
         return self if self.parent is None else self.parent
+
+    def forget(self) -> None:
+        """A poll or a command changed what is to be seen of it, and of its sub-jobs."""
+        self._seen = None
+        for sub in self.subs:
+            sub._seen = None
 
     @property
     def script(self) -> Script:
@@ -69,11 +77,16 @@ class Actor:
     @property
     def counts_polls(self) -> bool:
         """Whether polls change anything in its tree."""
-        return self.script.counts_polls or any(sub.script.counts_polls for sub in self.subs)
+        return self.entry.counts_polls or any(sub.entry.counts_polls for sub in self.subs)
 
     def look(self, now_s: float) -> Look:
         """What is to be seen of it now."""
-        age_s, entry = now_s - self.begun_s, self.entry
+        age_s, entry, kept = now_s - self.begun_s, self.entry, self._seen
+        if kept is not None and self._seen_s <= age_s and (kept.change_s is None or age_s < kept.change_s):
+            return kept
+        if not self.subs and not self.commands and not self.root.polls:
+            self._seen, self._seen_s = look(self.script, age_s), age_s
+            return self._seen
         own = look(self.script, age_s, self.root.polls, self.commands)
         if own.ending is None and isinstance(entry, Entry) and entry.gathers:
             whole = gather([sub.look(now_s) for sub in self.subs], entry.queued_s, age_s)
@@ -109,10 +122,12 @@ class Stage:
         self.roots: list[Actor] = []
         self.keys: dict[str, tuple[str, JobId]] = {}  # idempotency keys of submits: what came with them, and the job
         self._stems: dict[str, int] = {}
+        self.commanded = False  # whether any job ever was
         self.ledger = Ledger(self)
         for entry in scenario.jobs:
             self.add(entry, entry.at_s)
         self.roots.sort(key=lambda actor: (actor.begun_s, actor.number))
+        self.ledger.catch_up()  # of very many jobs it takes seconds: nobody should wait for that later
 
     # --- making jobs ----------------------------------------------------------------------------------------------------------
 
@@ -208,12 +223,17 @@ class Stage:
         actor.asked += 1
         if root.counts_polls and len(root.polls) < POLLS_KEPT:
             root.polls.append(now_s - root.begun_s)
+            root.forget()
             self.ledger.touch(root)
 
-    def visible(self, *, newest_first: bool = True) -> Iterator[Actor]:
-        """The jobs that a list shows, without sub-jobs."""
-        now_s = self.time.elapsed_s()
-        for actor in reversed(self.roots) if newest_first else self.roots:
+    def visible(self, *, newest_first: bool = True, after: str | None = None) -> Iterator[Actor]:
+        """The jobs that a list shows, without sub-jobs; those behind the one with this id."""
+        now_s, marker = self.time.elapsed_s(), None if after is None else self.actors.get(JobId(after))
+        if after is not None and marker is None:
+            return
+        place = None if marker is None else self.roots.index(marker.root)
+        shown = self.roots[:place] if newest_first else self.roots[0 if place is None else place + 1 :]
+        for actor in reversed(shown) if newest_first else shown:
             if actor.begun_s <= now_s and actor.look(now_s).found is Found.HERE:
                 yield actor
 
@@ -230,6 +250,17 @@ class Stage:
     def subs(self, actor: Actor, now_s: float) -> tuple[Job, ...]:
         return tuple(self.job(sub, now_s, sub.look(now_s)) for sub in actor.subs)
 
+    def changed(self, after: str | None = None) -> Iterator[Actor] | None:
+        """What a list shows, those that changed last first; None when the history does not tell it."""
+        if not self.ledger.tells_changes:
+            return None
+        now_s = self.time.elapsed_s()
+        return (
+            actor
+            for actor in self.ledger.by_change(None if after is None else self.find(after))
+            if actor.parent is None and actor.look(now_s).found is Found.HERE
+        )
+
     # --- commanding them ------------------------------------------------------------------------------------------------------
 
     def command(self, actor: Actor, do: Do, **options: Any) -> Job:
@@ -239,6 +270,8 @@ class Stage:
             raise Conflict(f"job {actor.name} has ended; it can only vanish or appear", job_id=actor.id)
         polls = len(actor.root.polls)
         actor.commands.append(Command(do=do, at_s=now_s - actor.begun_s, polls=polls, **options))
+        actor.forget()
+        self.commanded = True
         self.ledger.touch(actor.root)
         self.time.ring()
         return self.job(actor, now_s, actor.look(now_s))

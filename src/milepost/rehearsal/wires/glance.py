@@ -66,8 +66,13 @@ async def list_tasks(stage: Stage, ask: Ask) -> Answer:
             and query.created_at in (None, created)
         )
 
+    by_change = stage.changed(query.marker) if query.sort == "updated_us" and query.descending else None
+    if query.marker is not None and stage.find(query.marker) is None:
+        raise marker_not_found(query.marker)
     if query.sort == "created_us":
-        ordered = stage.visible(newest_first=query.descending)
+        ordered = stage.visible(newest_first=query.descending, after=query.marker)
+    elif by_change is not None:
+        ordered = by_change
     else:
         jobs = {actor.id: stage.job(actor, now_s, actor.look(now_s)) for actor in stage.visible()}
         ordered = iter(
@@ -77,9 +82,7 @@ async def list_tasks(stage: Stage, ask: Ask) -> Answer:
                 reverse=query.descending,
             )
         )
-    if query.marker is not None:
-        if stage.find(query.marker) is None:
-            raise marker_not_found(query.marker)
+    if query.marker is not None and query.sort != "created_us" and by_change is None:
         for actor in ordered:
             if actor.id == query.marker:
                 break

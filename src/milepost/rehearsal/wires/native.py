@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from urllib.parse import urlencode
 
 import msgspec
@@ -19,6 +19,7 @@ LIMIT_DEFAULT, LIMIT_MAX = 100, 1000
 WAIT_S_MAX = 60.0
 HEARTBEAT_S = 15.0
 PAGE = 500
+GATHER_S = 0.02  # events of so long go out together
 RETRY_AFTER = {"retry-after": "1"}
 
 
@@ -206,7 +207,7 @@ async def list_jobs(stage: Stage, ask: Ask) -> Answer:
             else:
                 stage.count(actor, now_s)
         return _page(stage, ask, sorted(seen, key=lambda actor: actor.id, reverse=ask.one("order") != "asc"))
-    return _page(stage, ask, stage.visible(newest_first=ask.one("order") != "asc"))
+    return _page(stage, ask, stage.visible(newest_first=ask.one("order") != "asc", after=ask.one("after")), begun=True)
 
 
 async def list_sub_jobs(stage: Stage, ask: Ask) -> Answer:
@@ -220,15 +221,16 @@ def _parent(stage: Stage, text: str) -> Actor:
     return actor
 
 
-def _page(stage: Stage, ask: Ask, actors: object) -> Answer:
+def _page(stage: Stage, ask: Ask, actors: Iterable[Actor], *, begun: bool = False) -> Answer:
+    """`begun`: these are behind the one that the page begins after."""
     try:
         limit = max(1, min(int(ask.one("limit") or LIMIT_DEFAULT), LIMIT_MAX))
     except ValueError:
         raise InvalidInput("limit is a number", path="limit") from None
     fits, after = _filter(stage, ask), ask.one("after")
     found: list[Actor] = []
-    skipping = after is not None
-    for actor in actors:  # type: ignore[attr-defined]
+    skipping = after is not None and not begun
+    for actor in actors:
         if skipping:
             skipping = actor.id != after
         elif fits(actor):
@@ -336,7 +338,7 @@ def _events(stage: Stage, ask: Ask, fits: Callable[[Event], bool], ended: Callab
         page = wire.EventPage([wire.from_event(event) for event in events[:limit]])
         return Answer(body=wire.encode(page), headers=headers)
     if live and asked is None:
-        _, after = stage.ledger.read(0, 1 << 60, lambda _: False)
+        after = stage.ledger.last_id()
     if asked is not None and ended() and not stage.ledger.read(after, 1, fits)[0]:
         return Answer(status=204)
     return Answer(type="text/event-stream", stream=_stream(stage, after, fits, ended), headers={"cache-control": "no-store"})
@@ -357,7 +359,7 @@ async def _stream(stage: Stage, after: int, fits: Callable[[Event], bool], ended
             next_s = stage.ledger.next_s()
             left_s = HEARTBEAT_S if next_s is None else max(0.0, next_s - stage.time.elapsed_s()) + 0.001
             before_s = stage.time.elapsed_s()
-            await stage.time.wait(min(left_s, HEARTBEAT_S), real_s=HEARTBEAT_S)
+            await stage.time.wait(min(max(left_s, GATHER_S), HEARTBEAT_S), real_s=HEARTBEAT_S)
             if stage.time.elapsed_s() - before_s >= HEARTBEAT_S or stage.time.virtual:
                 yield b": still here\n\n"
 
