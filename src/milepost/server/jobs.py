@@ -15,6 +15,7 @@ from milepost.job import FINAL, Job, JobId, ProjectId, State, Submission
 from milepost.server import events
 from milepost.server.errors import UnsupportedMediaType
 from milepost.server.http import JSON, Call, Reply, base_url, decode
+from milepost.server.pipelines import is_foreign
 from milepost.store import JobQuery
 from milepost.wire import FIRST_S, LAST_S, from_rfc3339
 from milepost.wire.huawei.jobs import read_order_id
@@ -156,7 +157,7 @@ async def _check_queues(call: Call, submissions: Sequence[tuple[Submission, str]
         return
     made = {queue.name for queue in await call.state.store.list_queues()}
     for submission, path in asked:
-        if submission.queue not in made:
+        if submission.queue not in made or is_foreign(submission.queue, call.identity.project):
             raise InvalidInput(
                 f"queue {submission.queue[:80]!r} is neither this kind's own nor one that an admin made",
                 path=f"{path}.queue",

@@ -11,6 +11,7 @@ from milepost.engine.kinds import Kind
 from milepost.errors import Forbidden, InvalidInput
 from milepost.server import health, jobs, metrics, subscriptions, tracked
 from milepost.server.http import JSON, Call, Reply, decode
+from milepost.server.pipelines import is_foreign
 from milepost.server.route import ALL_PROJECTS, LIMIT, Parameter, Route
 from milepost.store import Queue, QueueDepth
 from milepost.wire import rfc3339
@@ -59,7 +60,8 @@ async def list_queues(call: Call) -> Reply:
     depths = {depth.name: depth for depth in await call.state.store.queue_depths()}
     of_kinds = {kind.queue for kind in call.state.kinds}
     if not call.identity.is_admin:  # a name that another project made up is that project's own affair
-        known = {queue.name for queue in await call.state.store.list_queues()} | of_kinds
+        made = {queue.name for queue in await call.state.store.list_queues()}
+        known = {name for name in made | of_kinds if not is_foreign(name, call.identity.project)}
         depths = {name: depth for name, depth in depths.items() if name in known}
     found = [depths.get(name) or _empty_queue(name) for name in sorted(depths.keys() | of_kinds)]
     return Reply(200, encode(QueueList([_queue(depth, counts=call.identity.is_admin) for depth in found])))

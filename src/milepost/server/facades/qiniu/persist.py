@@ -19,13 +19,14 @@ from milepost.errors import Forbidden, InvalidInput
 from milepost.job import Callback, Job, Submission
 from milepost.server.facades.qiniu.endpoint import Call
 from milepost.server.facades.qiniu.workflows import workflow_commands
+from milepost.server.pipelines import MEDIA, pipeline_queue
 from milepost.wire.qiniu import errors
 from milepost.wire.qiniu.errors import Refusal
 from milepost.wire.qiniu.pfop import pipeline_name
 from milepost.wire.qiniu.policy import Policy
 
 KIND = "pfop"
-QUEUE, IDLE_QUEUE = "media", "media.idle"
+QUEUE, IDLE_QUEUE = MEDIA, f"{MEDIA}.idle"
 
 _PIPELINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}").fullmatch
 
@@ -38,7 +39,7 @@ async def find_queue(call: Call, pipeline: str, *, idle: bool) -> str:
         return IDLE_QUEUE
     if not pipeline:
         return QUEUE
-    queue = f"{QUEUE}.{call.identity.project}.{pipeline}"
+    queue = pipeline_queue(call.identity.project, pipeline)
     if not call.identity.is_admin and queue not in {one.name for one in await call.state.store.list_queues()}:
         raise Refusal(errors.BAD_REQUEST, f"no such pipeline: {pipeline}; an admin of this server makes it as the queue {queue}")
     return queue
