@@ -438,6 +438,9 @@ class Bulk:
                 self.roster.hear_end(self.roster.index_of(event.job_id))
         if was_s is None and feed.covered_s is not None:
             self._cover(opened=True)
+        if feed.missed:
+            feed.missed, now_s = False, self._now_s()
+            self.roster.reschedule(lambda _, so_far_s: min(so_far_s, now_s))
         if feed.refused:
             self._cover(opened=False)
             self._feed = None

@@ -2,7 +2,8 @@
 
 Theory: the server begins a stream with the id of the last event there is.  A job that is looked at after that cannot end unheard:
 its event is in the stream.  A stream that broke is opened again behind the last event it brought, so what happened meanwhile is
-in it.  While there is none, jobs are asked about as if there never had been one.
+in it.  Where events went with jobs that have expired the stream says so, and every job is looked at again.  While there is none,
+jobs are asked about as if there never had been one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class End(msgspec.Struct, frozen=True):
 
     job_id: str = ""
     state: str = ""
+    type: str = ""
 
 
 _decode = msgspec.json.Decoder(End).decode
@@ -63,6 +65,7 @@ class Feed:
         self.covered_s: float | None = None  # what was asked since then is kept up to date by the stream
         self.resumed = False  # opened behind an event that was heard: nothing is missing
         self.refused = False  # this server has no such stream
+        self.missed = False  # events are gone that were not heard; whoever looks at every job again says that it did
 
     def open(self, timeout_s: float) -> Steps[None]:
         """Begin to open it."""
@@ -87,6 +90,8 @@ class Feed:
             if self.covered_s is None and self._parser.last_known:
                 self.covered_s = self.hold_s = self._session.clock.monotonic_s()
                 self._failures = 0
+            if any(event.type == "missed" for event in events):
+                self.missed, self.covered_s = True, self._session.clock.monotonic_s()
             return events
         if isinstance(reply, Response):
             if reply.status == 200 and "event-stream" in reply.headers.get("content-type", "text/event-stream"):
