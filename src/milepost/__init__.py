@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from milepost.store import Resource as Resource
     from milepost.store import Write as Write
     from milepost.wire import JobView as JobView
+    from milepost.wire.native import Missed as Missed
 
     __version__: str
 
@@ -120,6 +121,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "milepost.process": ("Limits",),
     "milepost.store": ("Resource", "Write"),
     "milepost.wire": ("JobView",),
+    "milepost.wire.native": ("Missed",),
     "msgspec": ("Struct",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -22,6 +22,7 @@ SILENCE_S = 45.0  # a stream silent for three of the server's heartbeats is dead
 FOREVER_S = 86_400.0 * 365
 LOOKS = 2  # times a lost submit is looked for
 NEWEST = 20
+MISSED = b'{"type":"missed"'
 REPEATABLE = "X-Client-Token"  # a submit that carries it may be repeated
 
 
@@ -170,7 +171,10 @@ def follow_events(session: Session, job_id: str, *, after: int, tree: bool) -> S
             while isinstance(part := (yield Read()), bytes):
                 failures = 0
                 for one in parser.feed(part):
-                    yield Emit(_event(session, one))
+                    if isinstance(one, native_wire.Missed):  # some of the project's events are gone: perhaps this job is
+                        yield from get(session, job_id)
+                    else:
+                        yield Emit(_event(session, one))
             if part is None and parser.last_id == after:  # ended and nothing new: there is nothing more to come
                 known = yield from get(session, job_id)
                 if known.done:
@@ -229,11 +233,13 @@ class EventParser(Generic[E]):
         raise NotImplementedError
 
 
-class NativeEvents(EventParser[native_wire.NativeEvent]):
-    """Whole events."""
+class NativeEvents(EventParser[native_wire.NativeEvent | native_wire.Missed]):
+    """Whole events, and which of them are gone."""
 
-    def _event(self, data: bytes) -> native_wire.NativeEvent:
+    def _event(self, data: bytes) -> native_wire.NativeEvent | native_wire.Missed:
         try:
+            if data.startswith(MISSED):
+                return native_wire.decode_missed(data).missed
             return native_wire.decode_event(data)
         except msgspec.DecodeError as error:
             raise ProtocolError(f"an event of the stream cannot be read: {error}") from error

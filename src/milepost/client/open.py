@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -140,11 +140,14 @@ def make_spec(
     timeout_s: float | None = None,
     deadline_s: float | None = None,
     callback_url: str | None = None,
+    callback_on: Sequence[str] = (),
     idempotency_key: str | None = None,
 ) -> Spec:
     """One call makes one key, however often its request is then sent.  Errors: InvalidInput."""
     if labels is not None and not isinstance(labels, Mapping):
         raise InvalidInput(f"labels are a mapping of names to texts, not {labels!r}", path="$.labels")
+    if callback_on and callback_url is None:
+        raise InvalidInput("callback_on needs a callback_url", path="$.callback_on")
     return Spec(
         kind=kind,
         input=encode_input(input),
@@ -158,6 +161,7 @@ def make_spec(
         timeout_s=timeout_s,
         deadline_s=deadline_s,
         callback_url=callback_url,
+        callback_on=(callback_on,) if isinstance(callback_on, str) else tuple(callback_on),
     )
 
 

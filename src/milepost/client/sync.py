@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from milepost.client import calls, waits
+from milepost.client import calls, subscriptions, waits
 from milepost.client.budget import Limit
 from milepost.client.cadence import Cadence
 from milepost.client.drivers import Driver
@@ -27,13 +27,14 @@ from milepost.client.open import (
     session_options,
     user_agent,
 )
+from milepost.client.push import Subscriptions
 from milepost.client.signing import KeyPair
 from milepost.client.transport import Transport
 
 if TYPE_CHECKING:
     from milepost.job import Event
     from milepost.wire import JobView
-    from milepost.wire.native import NativeKind, NativeQueue
+    from milepost.wire.native import Missed, NativeKind, NativeQueue
 
 
 class JobHandle(SeenJob):
@@ -163,13 +164,15 @@ class Client:
         timeout_s: float | None = None,
         deadline_s: float | None = None,
         callback_url: str | None = None,
+        callback_on: Sequence[str] = (),
         idempotency_key: str | None = None,
     ) -> JobHandle:
         """Submit a job; when it returns, the job is durable on the server.
 
         input: anything with a JSON form, a msgspec struct or dataclass too.  queue, priority (0 is first, 9 last), attempts_max:
         None is the kind's own.  labels: for `list`.  held: it waits for `release`.  run_at: not before this instant, or RFC 3339
-        text.  timeout_s: of one attempt.  deadline_s: of the whole job, from now.  callback_url: told when the job is final.
+        text.  timeout_s: of one attempt.  deadline_s: of the whole job, from now.  callback_url: told when the job is final,
+        or of what `callback_on` names: states (`running`), types of events (`progress`), `final`, `all`.
         Rules: safe to repeat on a lost answer; the key for that is made once a call, unless it is given.
         Errors: InvalidInput naming the field, UnknownKind, IdempotencyConflict, LimitExceeded, Throttled, Unreachable.
         """
@@ -185,6 +188,7 @@ class Client:
             timeout_s=timeout_s,
             deadline_s=deadline_s,
             callback_url=callback_url,
+            callback_on=callback_on,
             idempotency_key=idempotency_key,
         )
         return JobHandle(self, self._driver.run(calls.submit(self._session, spec)))
@@ -357,6 +361,23 @@ class Client:
         """
         conversation = calls.follow_events if follow else calls.events
         return self._driver.iterate(conversation(self._session, job_id_of(self._session, job), after=after, tree=tree))
+
+    def project_events(
+        self, *, labels: Mapping[str, str] | None = None, after: int | None = None, follow: bool = False
+    ) -> Iterator[Event | Missed]:
+        """The project's history behind the event `after`, oldest first; with `follow`, on for ever, from now when it is None.
+
+        labels: of jobs with all of these, or whose root has them.  A `Missed` stands where events went with jobs that expired.
+        Errors: Conflict when the cloud keeps no history.
+        """
+        if follow:
+            return self._driver.iterate(subscriptions.follow_project(self._session, labels or {}, after=after))
+        return self._driver.iterate(subscriptions.project_events(self._session, labels or {}, after=after or 0))
+
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """Who is told of the project's events."""
+        return Subscriptions(self._session, self._driver)
 
     def kinds(self) -> builtins.list[NativeKind]:
         """What the server can run.  Errors: Conflict when the wire has no such list."""

@@ -290,6 +290,10 @@ class NativeMissed(msgspec.Struct, kw_only=True):
     to_id: int
     read_again: str
 
+    @property
+    def missed(self) -> Missed:
+        return Missed(from_id=self.from_id, to_id=self.to_id)
+
 
 READ_AGAIN = "list /jobs again, and read /jobs/{id} of each that you wait for: 410 has the final state of one that has expired"
 decode_missed = msgspec.json.Decoder(NativeMissed).decode

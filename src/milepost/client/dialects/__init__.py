@@ -46,6 +46,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None  # of one attempt
     deadline_s: float | None = None  # of the whole job, from now
     callback_url: str | None = None
+    callback_on: tuple[str, ...] = ()  # empty: final
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):

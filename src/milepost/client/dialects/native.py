@@ -176,7 +176,7 @@ def _job_request(spec: Spec) -> dict[str, Any]:
     if spec.held:
         body["held"] = True
     if spec.callback_url is not None:
-        body["callback"] = Callback(spec.callback_url)
+        body["callback"] = Callback(spec.callback_url, spec.callback_on)
     return body
 
 

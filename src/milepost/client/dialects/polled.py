@@ -48,6 +48,7 @@ class Polled:
             "timeout_s": spec.timeout_s,
             "deadline_s": spec.deadline_s,
             "callback": spec.callback_url,
+            "callback_on": spec.callback_on or None,
         }
         given = [name for name, value in options.items() if value is not None and name not in taken]
         if given:
