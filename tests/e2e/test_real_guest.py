@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from guest import RESCUE_ISO, Console, build_guest, needs_guest
+from guest import RESCUE_ISO, SAYS_S, Console, build_guest, needs_guest
 
 from milepost.compute import VmState
 from milepost.machines import Standing
@@ -20,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[1] / "unit" / "work"))
 
 from machine_house import ServerHouse, server_house
 
-pytestmark = [needs_guest, pytest.mark.timeout(240)]
+pytestmark = [needs_guest, pytest.mark.timeout(900)]  # emulated, on a machine that may be busy
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def guest_iso(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[ServerHouse]:
-    async with server_house(tmp_path, server_stop_s=30) as house:
+    async with server_house(tmp_path, server_stop_s=120) as house:
         yield house
 
 
@@ -125,8 +126,8 @@ async def test_a_rescue_iso_boots_and_leaves_nothing(house: ServerHouse) -> None
 async def screen_says(house: ServerHouse, server_id: str, words: str) -> None:
     """The words stand on the machine's text screen."""
     machine = house.machine(server_id)
-    text = b""
-    for _ in range(300):
+    text, end_s = b"", time.monotonic() + SAYS_S
+    while time.monotonic() < end_s:
         async with machine.talk() as qemu:
             await qemu.ask("pmemsave", val=0xB8000, size=80 * 25 * 2, filename="screen")
         text = (machine.folder / "screen").read_bytes()[::2]  # each letter is followed by its colour
