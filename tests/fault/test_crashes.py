@@ -191,7 +191,8 @@ async def test_a_job_that_kills_its_worker_each_time_is_failed_as_poison_and_oth
     server = house.start(crashes_max=3)
     async with traffic(house, server) as calls:
         before = [await calls.submit("work", held=True) for _ in range(3)]
-        poison = await calls.submit("poison")
+        poison = await calls.submit("poison", held=True)
+        await calls.post(f"/jobs/{poison}/release", {})  # it may be dead before it answers
     for death in range(3):
         until(lambda: house.servers[-1].dead, what=f"death {death}")
         house.die(server)

@@ -55,20 +55,20 @@ class Finisher:
         self._writes: set[asyncio.Task[None]] = set()
 
     def put(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Write it at the end of this round of the loop; of an attempt that lost its lease there is nothing to write."""
+        """Write it in the next round of the loop; of an attempt that lost its lease there is nothing to write."""
         if attempt.lost:
             self._on_ended(attempt)
             return
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._write_waiting, context=self._context)
+            self._begin(self._write_waiting())
         self._waiting.append((attempt, outcome))
 
-    def _write_waiting(self) -> None:
+    async def _write_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
-        self._begin(self._write_alone(*waiting[0]) if len(waiting) == 1 else self._write_together(waiting))
+        await (self._write_alone(*waiting[0]) if len(waiting) == 1 else self._write_together(waiting))
 
     def _begin(self, write: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(write)
+        task = asyncio.create_task(write, context=self._context)
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
 

@@ -133,6 +133,7 @@ class Node:
         self.heartbeat.start()
         loops = (self.scheduler.run, self.rescuer.run, self.pruner.run, self.publisher.run, self.courier.run, self._watch_cancels)
         self._loops = [self._spawn(loop) for loop in loops]
+        self.claimer.register()
         self._claiming = self._spawn(self.claimer.run)
         self._dispatch.announce_queues()
         self.running = True

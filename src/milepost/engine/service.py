@@ -114,7 +114,7 @@ class Service:
         else:
             (added,) = await self._add_admitted((submission,))
         if added.created:
-            self._announce(added.job)
+            self._hint(added.job)
         return added
 
     async def rehearse(self, submission: Submission) -> None:
@@ -141,8 +141,6 @@ class Service:
             added = await self._add_admitted(submissions)
         else:
             added = await self.store.add_jobs(submissions, now_us=self.clock.now_us())
-        for queue in {one.job.queue for one in added if one.created}:
-            self.dispatch.announce(queue)
         if any(one.job.run_at_us > one.job.created_us for one in added):
             self.dispatch.reschedule()
         if any(one.job.callback is not None and one.job.callback.on for one in added):
@@ -228,13 +226,12 @@ class Service:
                     return admitted.input
         raise AssertionError("unreachable")
 
-    def _announce(self, job: Job) -> None:
+    def _hint(self, job: Job) -> None:
+        """What the store does not tell of by itself: it announces queues that got a due job."""
         if job.callback is not None and job.callback.on:
             self.dispatch.announce_events()
         if job.run_at_us > job.created_us:
             self.dispatch.reschedule()
-        elif job.state is State.READY:
-            self.dispatch.announce(job.queue)
 
     # --- read ------------------------------------------------------------------------------------------------------
 

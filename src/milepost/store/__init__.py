@@ -21,6 +21,8 @@ Rules of every implementation
     job already makes none.
 15. Deliveries that are made of events and the cursor behind those events are written together: each event that a subscription
     is about makes exactly one delivery, or, when it was pruned before it was looked at, is within one delivery that says so.
+16. With a `Starter`, a submission is claimed in its own transaction, lease, fence and both events, when it is due, no due job
+    of its queue stands before it, and the queue is not paused and has a free slot.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ from milepost.job import (
     WorkerId,
 )
 from milepost.store.records import AccessKey, Delivery, Grant, Project, Resource, Token, User, Write
+from milepost.store.starter import Starter
 from milepost.subscription import Filter, JobPublication, News, Publication, Subscription, Told
 
 
@@ -203,7 +206,14 @@ class Store(Protocol):
     async def last_event_id(self) -> int: ...
 
     def on_ready(self, tell: Callable[[str], None]) -> None:
-        """Call `tell(queue)` when a queue got a ready job by the way: a parent resumed, a job was rescued."""
+        """Call `tell(queue)` when a queue got a due job: one was added, a parent resumed, a job was rescued."""
+
+    def start_with(self, starter: Starter) -> Callable[[], None]:
+        """Rule 16 holds until what it returns is called.  What the starter's worker claims is told to it too.
+
+        Called on the loop that opened the store.
+        """
+        ...
 
     def subscribe(self, listener: Listener, *, types: frozenset[EventType] = EVERY_TYPE) -> Callable[[], None]:
         """Call `listener` on the subscriber's loop with the events of these types of each commit, in order; returns what ends it.
@@ -482,6 +492,7 @@ __all__ = [
     "QueueDepth",
     "Renewal",
     "Resource",
+    "Starter",
     "Store",
     "StoreStats",
     "SubCounts",

@@ -60,6 +60,7 @@ from milepost.store.sqlite_deliveries import SqliteDeliveries
 from milepost.store.sqlite_jobs import JOB_COLUMNS, SQL
 from milepost.store.sqlite_lists import depths_of, list_sql
 from milepost.store.sqlite_records import SqliteRecords
+from milepost.store.starter import Starter
 from milepost.store.writer import Writer, unavailable
 
 _decode_rows = msgspec.json.Decoder(list[tuple[Any, ...]]).decode
@@ -271,6 +272,9 @@ class SqliteStore(SqliteRecords, SqliteDeliveries):
 
     def on_ready(self, tell: Callable[[str], None]) -> None:
         self._writer.on_ready = tell
+
+    def start_with(self, starter: Starter) -> Callable[[], None]:
+        return self._writer.start_with(starter)
 
     def subscribe(self, listener: Listener, *, types: frozenset[EventType] = EVERY_TYPE) -> Callable[[], None]:
         home, tell = asyncio.get_running_loop(), listener

@@ -8,7 +8,6 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from copy import copy
 from typing import Any, NamedTuple
 
 from milepost.errors import IdempotencyConflict, VersionConflict
@@ -35,6 +34,7 @@ from milepost.store import (
 from milepost.store.rows import job_from_row, job_params, new_job, plain_params, text
 from milepost.store.sqlite_deliveries import SQL as DELIVERY_SQL
 from milepost.store.sqlite_records import apply_writes, check_writes
+from milepost.store.sqlite_starts import begun, choose, kept, started
 from milepost.store.statements import load
 from milepost.store.writer import Transaction
 
@@ -44,6 +44,9 @@ class JobSql(NamedTuple):
 
     add_job: str
     add_plain_job: str
+    begin_plain_job: str
+    first_waiting: str
+    add_begun_events: str
     add_label: str
     add_event: str
     add_events: str
@@ -156,45 +159,78 @@ def add_plain(tx: Transaction, submissions: Sequence[Submission], now_us: int) -
 
 def _add_row(tx: Transaction, submission: Submission, now_us: int) -> Added:
     job = new_job(submission, submission.id or new_job_id(), now_us)
-    plain = plain_params(job, submission)
-    if plain is not None:
-        tx.plain_rows.append(plain)
-    else:
-        tx.job_rows.append(job_params(job, submission))
-        if job.callback is not None and job.callback.on:
-            tx.execute(DELIVERY_SQL.add_watch, (job.id, tx.next_event_id - 1))
-    tx.added.append(job)
+    tx.added.append((job, submission))
+    if job.callback is not None and job.callback.on:
+        tx.execute(DELIVERY_SQL.add_watch, (job.id, tx.next_event_id - 1))
     if job.labels:
         add_labels(tx, job)
     return Added(job, True)
 
 
 def flush_added(tx: Transaction) -> None:
-    """Write the rows of `added`, and the events that say so."""
+    """Write the rows of `added`, and the events that say so.  What can begin at once is running then."""
     if not tx.added:
         return
-    if tx.plain_rows:
-        tx.connection.executemany(SQL.add_plain_job, tx.plain_rows)
-    if tx.job_rows:
-        tx.connection.executemany(SQL.add_job, tx.job_rows)
-    first_id = emit_all(tx, [job.id for job in tx.added], EventType.SUBMITTED)
-    if EventType.SUBMITTED in tx.watched:
-        tell_all(tx, first_id, tx.added, EventType.SUBMITTED)
-    if len(tx.fresh) < FRESH_MAX:  # else a long backlog is here, whose first jobs are claimed first
-        tx.fresh.update(
-            (job.id, _kept(job)) for job in tx.added if job.state is State.READY and len(job.input or b"") <= FRESH_BYTES_MAX
-        )
+    ready = tx.added
+    for worker, starter in tx.starters.items():
+        chosen = {job.id for job in choose(tx, SQL.first_waiting, starter, [job for job, _ in ready])}
+        if chosen:
+            add_begun(tx, [one for one in ready if one[0].id in chosen], worker)
+            ready = [one for one in ready if one[0].id not in chosen]
+    if ready:
+        _add_ready(tx, ready)
     tx.added.clear()
-    tx.plain_rows.clear()
-    tx.job_rows.clear()
 
 
-def _kept(job: Job) -> Job:
-    """The same job for its worker: its submitter has the other one."""
-    job = copy(job)
-    if job.labels or job.origin:
-        job.labels, job.origin = dict(job.labels), dict(job.origin)
-    return job
+def add_begun(tx: Transaction, added: Sequence[tuple[Job, Submission]], worker: WorkerId) -> None:
+    jobs = [job for job, _ in added]
+    for job in _add_rows(tx, added, SQL.begin_plain_job, worker):  # those added as any other are claimed in the same breath
+        tx.execute(SQL.claim_jobs, (text([job.id]), worker, job.created_us))
+    tx.begun += [begun(job, worker) for job in jobs]
+    first_id = tx.next_event_id
+    tx.next_event_id = first_id + 2 * len(jobs)
+    tx.execute(SQL.add_begun_events, (first_id, text([job.id for job in jobs])))
+    if EventType.SUBMITTED in tx.watched or EventType.STARTED in tx.watched:
+        for at, job in enumerate(jobs):
+            for step, type_, state in ((0, EventType.SUBMITTED, State.READY), (1, EventType.STARTED, State.RUNNING)):
+                if type_ in tx.watched:
+                    event_id = first_id + 2 * at + step
+                    tx.events.append(
+                        Event(event_id, job.id, job.root_id, job.project, 1 + step, type_, state, job.created_us, None)
+                    )
+
+
+def _add_ready(tx: Transaction, added: Sequence[tuple[Job, Submission]]) -> None:
+    jobs = [job for job, _ in added]
+    _add_rows(tx, added, SQL.add_plain_job, None)
+    first_id = emit_all(tx, [job.id for job in jobs], EventType.SUBMITTED)
+    if EventType.SUBMITTED in tx.watched:
+        tell_all(tx, first_id, jobs, EventType.SUBMITTED)
+    due = [job for job in jobs if job.state is State.READY]
+    if len(tx.fresh) < FRESH_MAX:  # else a long backlog is here, whose first jobs are claimed first
+        tx.fresh.update((job.id, kept(job)) for job in due if len(job.input or b"") <= FRESH_BYTES_MAX)
+    tx.ready_queues.update(job.queue for job in due if job.run_at_us <= job.created_us)
+
+
+def _add_rows(tx: Transaction, added: Sequence[tuple[Job, Submission]], plain_sql: str, worker: WorkerId | None) -> list[Job]:
+    """The rows are in the database, plain ones by `plain_sql`.  Those that are not plain, whose rows are as they were added."""
+    plain_rows: list[tuple[Any, ...]] = []
+    wide_rows: list[tuple[Any, ...]] = []
+    wide: list[Job] = []
+    for job, submission in added:
+        row = plain_params(job, submission)
+        if row is None:
+            wide_rows.append(job_params(job, submission))
+            wide.append(job)
+        else:
+            plain_rows.append(row)
+    if plain_rows:
+        if worker is not None:  # it stands where the state does
+            plain_rows = [(*row[:2], worker, *row[3:]) for row in plain_rows]
+        tx.connection.executemany(plain_sql, plain_rows)
+    if wide_rows:
+        tx.connection.executemany(SQL.add_job, wide_rows)
+    return wide
 
 
 def add_labels(tx: Transaction, job: Job) -> None:
@@ -249,7 +285,14 @@ def _are_new(tx: Transaction, submissions: Sequence[Submission]) -> list[bool]:
 
 
 def claim_jobs(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit: int, last_chance: int) -> list[Claimed]:
+    starter = tx.starters.get(worker)
+    if starter is not None:
+        limit = tx.take(starter, queue, limit)
+        if not limit:
+            return []
     rows = tx.execute(SQL.find_claimable, (queue, worker, now_us, limit, last_chance)).fetchall()
+    if starter is not None and len(rows) < limit:
+        tx.give_back(starter, queue, limit - len(rows))
     if not rows:
         return []
     ids = [row[0] for row in rows]
@@ -260,8 +303,10 @@ def claim_jobs(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit
     if len(missing) == len(ids) and len(tx.fresh) >= FRESH_MAX:
         tx.fresh.clear()  # full of jobs that are not claimed: cancelled, or of a paused queue
     read = _read_claimed(tx, missing) if missing else {}
-    jobs = [read[ids[at]] if job is None else _started(job, worker, now_us) for at, job in enumerate(fresh)]
+    jobs = [read[ids[at]] if job is None else started(job, worker, now_us) for at, job in enumerate(fresh)]
     claimed = [Claimed(job, Claim(job.id, job.fence, worker)) for job in jobs]
+    if starter is not None:
+        tx.begun += claimed
     first_id = emit_all(tx, ids, EventType.STARTED)
     if EventType.STARTED in tx.watched:
         tell_all(tx, first_id, (one.job for one in claimed), EventType.STARTED)
@@ -270,14 +315,6 @@ def claim_jobs(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit
 
 def _read_claimed(tx: Transaction, ids: list[str]) -> dict[str, Job]:
     return {row[0]: job_from_row(row) for row in tx.execute(SQL.get_jobs, (text(ids),))}
-
-
-def _started(job: Job, worker: WorkerId, now_us: int) -> Job:
-    """What `claim_jobs` just made of the row of a job that was added here and has not changed since: nothing is read back."""
-    job.state, job.lease_by, job.updated_us, job.started_us = State.RUNNING, worker, now_us, now_us
-    job.attempt = job.fence = 1
-    job.version = 2
-    return job
 
 
 def end_other_workers(tx: Transaction, worker: WorkerId) -> None:

@@ -29,8 +29,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from milepost.errors import InvalidInput, MilepostError, StoreUnavailable
-from milepost.job import Event, EventType, Job
+from milepost.job import Claimed, Event, EventType, Job, Submission, WorkerId
 from milepost.store import Ended, Listener, StoreStats
+from milepost.store.starter import Starter
 
 BUSY_S = 10.0
 BUSY_PAUSE_S = 0.003
@@ -47,34 +48,47 @@ class Transaction:
 
     __slots__ = (
         "added",
+        "begun",
         "connection",
         "event_rows",
         "events",
         "execute",
         "fresh",
-        "job_rows",
         "next_event_id",
-        "plain_rows",
         "ready_queues",
+        "starters",
+        "taken",
         "watched",
     )
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.execute = connection.execute
-        self.added: list[Job] = []  # whose rows are in the next two lists
-        self.plain_rows: list[tuple[Any, ...]] = []  # of jobs without anything unusual
-        self.job_rows: list[tuple[Any, ...]] = []
+        self.added: list[tuple[Job, Submission]] = []  # whose rows are not written yet
+        self.starters: dict[WorkerId, Starter] = {}
+        self.taken: list[tuple[Starter, str, int]] = []  # slots of what begins in this batch
+        self.begun: list[Claimed] = []  # for the starters, after the commit
         self.event_rows: list[tuple[Any, ...]] = []
         self.fresh: dict[str, Job] = {}  # ready jobs as they were added: right as long as the row's version is still 1
         self.events: list[Event] = []  # for subscribers; filled only while there are some
         self.next_event_id = 0
         self.watched: frozenset[EventType] = frozenset()  # of which subscribers are told
-        self.ready_queues: set[str] = set()  # that got a ready job by the way: told to `on_ready` after the commit
+        self.ready_queues: set[str] = set()  # that got a due job: told to `on_ready` after the commit
+
+    def take(self, starter: Starter, queue: str, wanted: int) -> int:
+        """Slots for jobs that begin in this batch; they are given back by themselves when it is not committed."""
+        count = starter.take(queue, wanted)
+        self.taken.append((starter, queue, count))
+        return count
+
+    def give_back(self, starter: Starter, queue: str, count: int) -> None:
+        """Slots that were taken in this batch and are not needed."""
+        starter.give_back(queue, count)
+        self.taken.append((starter, queue, -count))
 
     def unwritten(self) -> tuple[list[Any], ...]:
         """Everything that is here and not in the database."""
-        return self.added, self.plain_rows, self.job_rows, self.event_rows, self.events
+        return self.added, self.event_rows, self.events
 
 
 class Writer:
@@ -144,11 +158,20 @@ class Writer:
         if not self._scheduled:
             self._scheduled = True
             self._idle.clear()
-            loop.call_soon(self._run_batch)
+            self._run_soon()
         return future
 
     async def _put_here(self, lane: deque[Operation], run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         return await self._put(lane, run, args)
+
+    def start_with(self, starter: Starter) -> Callable[[], None]:
+        """What begins in the transactions of this process is told to it; returns what ends it."""
+        self._tx.starters[starter.worker] = starter
+
+        def end() -> None:
+            self._tx.starters.pop(starter.worker, None)
+
+        return end
 
     def listen(self, listener: Listener, types: frozenset[EventType]) -> Callable[[], None]:
         """Call it with the events of these types of each commit from now on; returns what ends it."""
@@ -262,6 +285,10 @@ class Writer:
             rows.clear()
         tx.ready_queues.clear()
         tx.fresh.clear()  # some of them were not added after all
+        tx.begun.clear()
+        taken, tx.taken = tx.taken, []
+        for starter, name, count in taken:
+            starter.give_back(name, count)
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
@@ -285,6 +312,7 @@ class Writer:
                 continue
             self.next_event_id = tx.next_event_id
             operation.future.set_result(result)
+            self._start(tx)
             self._tell(tx)
         self._next()
 
@@ -330,6 +358,7 @@ class Writer:
                     future.set_result(result)
                 else:
                     future.set_exception(error)
+        self._start(self._tx)
         try:
             if not self._watched <= self._tx.watched and self.next_event_id > first_id:
                 # Somebody subscribed while this batch was on its way to the disk: its events were not kept, but they are news.
@@ -337,6 +366,17 @@ class Writer:
             self._tell(self._tx)
         finally:
             self._next()
+
+    def _start(self, tx: Transaction) -> None:
+        tx.taken.clear()
+        if not tx.begun:
+            return
+        by_worker: dict[WorkerId, list[Claimed]] = {}
+        for one in tx.begun:
+            by_worker.setdefault(one.claim.worker, []).append(one)
+        tx.begun.clear()
+        for worker, begun in by_worker.items():
+            self._call(tx.starters[worker].start, begun)
 
     def _tell(self, tx: Transaction) -> None:
         if self.on_events is not None and self.next_event_id != self._told_event_id:
@@ -360,9 +400,16 @@ class Writer:
         except Exception as error:
             self.loop.call_exception_handler({"message": "a listener of the store raised", "exception": error})
 
+    def _run_soon(self) -> None:
+        """The next batch, in two rounds of the loop: who was just told goes on in the first, and what that comes to joins it.
+
+        At once, callers would fall into two groups that wait for each other's commits, and each commit would carry half as much.
+        """
+        self.loop.call_soon(self.loop.call_soon, self._run_batch)
+
     def _next(self) -> None:
         if any(self._lanes()):
-            self._run_batch()
+            self._run_soon()
         else:
             self._scheduled = False
             self._idle.set()

@@ -41,6 +41,7 @@ class Operation(NamedTuple):
 OPERATIONS: dict[str, Operation] = {
     "submit": Operation("sqlite_jobs:add_plain", "add_jobs"),
     "submit_keyed": Operation("sqlite_jobs:add_checked", None),
+    "begin": Operation("sqlite_jobs:add_begun", None),  # claimed as it is submitted
     "claim": Operation("sqlite_jobs:claim_jobs", "claim_jobs"),
     "progress": Operation("sqlite_jobs:report_progress", "report_progress"),
     "finish": Operation("sqlite_ends:end_all", None),  # to a final state

@@ -16,6 +16,25 @@ INSERT INTO job (id, kind, state, project, queue, priority, due, run_at_us, atte
 VALUES (:id, :kind, :state, :project, :queue, :priority, :due, :run_at_us, :attempts_max, :id, :now_us, :now_us, 1,
         :labels, :origin, :input);
 
+-- name: begin_plain_job
+-- The usual root that is claimed as it is added: the parameters of add_plain_job, with the worker in place of the state.
+-- params: id, kind, worker, project, queue, priority, due, run_at_us, attempts_max, now_us, labels, origin, input
+INSERT INTO job (id, kind, state, project, queue, priority, due, run_at_us, attempt, attempts_max, root_id, created_us, started_us,
+                 updated_us, version, fence, lease_by, labels, origin, input)
+VALUES (:id, :kind, 'running', :project, :queue, :priority, :due, :run_at_us, 1, :attempts_max, :id, :now_us, :now_us,
+        :now_us, 2, 1, :worker, :labels, :origin, :input);
+
+-- name: first_waiting
+-- Jobs of a lower number in priority than this have no due job before them in their queue.  Below all where nothing may begin:
+-- the queue is paused, or the worker's lease is over.
+-- params: queue, worker, now_us
+SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM worker WHERE worker.id = :worker AND lease_until_us > :now_us)
+              OR EXISTS (SELECT 1 FROM queue WHERE queue.name = :queue AND paused = 1)
+            THEN -1
+            ELSE COALESCE((SELECT priority FROM job WHERE queue = :queue AND state = 'ready' AND due = 1
+                            ORDER BY priority LIMIT 1), 1 << 30)
+       END;
+
 -- name: add_label
 -- params: project, key, value, job_id
 INSERT INTO job_label (project, key, value, job_id) VALUES (:project, :key, :value, :job_id);
@@ -31,6 +50,15 @@ INSERT INTO event (id, job_id, seq, type, state, at_us, data)
 SELECT :first_id + given.key, job.id, job.version, COALESCE(:type, job.state), job.state, job.updated_us,
        CASE WHEN job.ended_us IS NOT NULL THEN job.error END
   FROM json_each(:ids) AS given CROSS JOIN job ON job.id = given.value;
+
+-- name: add_begun_events
+-- Two for each of these jobs that were added and claimed at once.
+-- params: first_id, ids
+INSERT INTO event (id, job_id, seq, type, state, at_us)
+SELECT :first_id + 2 * given.key + step.column1, job.id, 1 + step.column1,
+       CASE step.column1 WHEN 0 THEN 'submitted' ELSE 'started' END, CASE step.column1 WHEN 0 THEN 'ready' ELSE 'running' END,
+       job.created_us
+  FROM json_each(:ids) AS given CROSS JOIN job ON job.id = given.value CROSS JOIN (VALUES (0), (1)) AS step;
 
 -- name: find_key
 -- params: project, key
