@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from milepost.cli.connect import Place, Timeout, connected, event_json, read_input, read_labels
+from milepost.cli.connect import Place, Timeout, connected, read_input, read_labels
 from milepost.cli.exits import Exit, exit_of, exit_of_many
+from milepost.cli.feed import tell_event
 from milepost.cli.show import (
     age,
     amount,
@@ -69,6 +69,14 @@ def submit(
     ] = None,
     held: Annotated[bool, typer.Option("--held", help="wait for `milepost release`", rich_help_panel=SHAPE)] = False,
     callback: Annotated[str | None, typer.Option(metavar="URL", help="told when the job is final", rich_help_panel=SHAPE)] = None,
+    callback_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD",
+            help="tell the callback of this: a state entered, a type of event, final or all; repeatable",
+            rich_help_panel=SHAPE,
+        ),
+    ] = None,
     key: Annotated[
         str | None, typer.Option(metavar="TEXT", help="idempotency key: the same key gives the same job", rich_help_panel=SHAPE)
     ] = None,
@@ -89,6 +97,7 @@ def submit(
         run_at=run_at,
         held=held,
         callback_url=callback,
+        callback_on=callback_on or (),
         idempotency_key=key,
     )
     show = place.show
@@ -231,34 +240,10 @@ def events(
     show = place.show
     try:
         for event in place.client.events(id, after=after, tree=tree, follow=follow):
-            if show.as_json:
-                show.json(event_json(event))
-                continue
-            at = datetime.fromtimestamp(event.at_us / 1e6).astimezone().strftime("%H:%M:%S.%f")[:-3]
-            who = f"{event.job_id[-8:]}  " if tree else ""
-            told = _said(event.data)
-            if show.out.is_terminal:
-                show.out.print(
-                    Text.assemble((f"{event.id:>6}  {at}  {who}", "dim"), f"{event.type:<17}", (told, "dim")), soft_wrap=True
-                )
-            else:
-                show.line(f"{event.id}\t{at}\t{event.job_id}\t{event.type}\t{told}")
+            tell_event(show, event, short_id=tree)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     return Exit.DONE
-
-
-def _said(data: bytes | None) -> str:
-    """An event's data in one short line."""
-    value = json.loads(data) if data else None
-    if not isinstance(value, dict):
-        return "" if value is None else str(value)
-    return "  ".join(f"{key} {_short(item)}" for key, item in value.items() if item not in (None, "", {}, []))
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else text[:119] + "…"
 
 
 @connected

@@ -13,6 +13,7 @@ from milepost.cli.credential import credential_app
 from milepost.cli.demo import demo
 from milepost.cli.exits import Exit
 from milepost.cli.proxy import proxy
+from milepost.cli.subscription import subscription_app
 from milepost.cli.track import track_app
 
 app = typer.Typer(
@@ -61,6 +62,7 @@ app.command("serve", rich_help_panel=SERVER)(serve.serve)
 app.add_typer(track_app, name="track", rich_help_panel=JOBS)
 app.command("proxy", rich_help_panel=JOBS)(proxy)
 app.add_typer(credential_app, name="credential", rich_help_panel=JOBS)
+app.add_typer(subscription_app, name="subscription", rich_help_panel=JOBS)
 app.add_typer(identity.project_app, name="project", rich_help_panel=SERVER)
 app.add_typer(identity.user_app, name="user", rich_help_panel=SERVER)
 app.add_typer(identity.key_app, name="key", rich_help_panel=SERVER)

@@ -10,8 +10,9 @@ import typer
 from rich.live import Live
 from rich.spinner import Spinner
 
-from milepost.cli.connect import Place, Timeout, connected
+from milepost.cli.connect import Place, Timeout, connected, read_labels
 from milepost.cli.exits import Exit, exit_of_view
+from milepost.cli.feed import watch_project
 from milepost.cli.many import read_jobs, tell_interrupted, wait_many
 from milepost.cli.show import Show, job_json, plain_line, result_json, tree
 from milepost.client.cadence import Cadence
@@ -19,6 +20,7 @@ from milepost.client.sync import JobHandle
 from milepost.errors import InvalidInput
 from milepost.wire import JobView
 
+PROJECT = "A project's events"
 REDRAWS_PER_S = 8
 PROGRESS_EVERY_S = 2.0  # least time between two plain lines about the same state
 
@@ -69,11 +71,41 @@ def wait(
 @connected
 def watch(
     place: Place,
-    id: Annotated[str, typer.Argument(metavar="ID", help="job id, or its handle as JSON")],
+    id: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="job id, or its handle as JSON; none: the project", show_default=False),
+    ] = None,
     timeout: Timeout = None,
     every: Every = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", "-l", metavar="KEY=VALUE", help="of jobs with this label; repeatable", rich_help_panel=PROJECT),
+    ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD",
+            help="show this alone: a state entered, a type of event, or final; repeatable",
+            rich_help_panel=PROJECT,
+        ),
+    ] = None,
+    after: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="EVENT", help="from behind this event, not from now", rich_help_panel=PROJECT),
+    ] = None,
 ) -> Exit:
-    """Show each change of a job and its sub-jobs until it is final; exits as `wait` does."""
+    """Show each change of a job and its sub-jobs until it is final, and exit as `wait` does.
+
+    Without ID: each event of the project, or of its jobs with a label. A stream that breaks goes on where it was.
+
+    `milepost watch --label env=prod --on final` never ends by itself.
+    """
+    if id is None:
+        if timeout is not None or every is not None:
+            raise InvalidInput("--timeout and --every are for one job", path="ID", hint="milepost watch ID --timeout 60")
+        return watch_project(place, labels=read_labels(label), on=tuple(on or ()), after=after)
+    if label or on or after is not None:
+        raise InvalidInput("--label, --on and --after are for the whole project", path="ID", hint="milepost events ID --follow")
     (job,) = read_jobs(place, [id], None)
     cadence = None if every is None else Cadence(every_s=every)
     return follow(place.show, job, timeout_s=timeout, cadence=cadence, quiet=False, each=True)
