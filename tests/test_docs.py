@@ -138,7 +138,7 @@ def test_every_metric_is_in_the_reference(page_folder: Folder) -> None:
 
 SUBMIT = (
     "import sys, milepost\n"
-    "with milepost.Client(sys.argv[1]) as client: client.wait(client.submit('echo', {'a': 1}), timeout_s=20)"
+    "with milepost.Client(sys.argv[1]) as client: client.wait(client.submit('echo', {'a': 1}), timeout_s=60)"
 )
 METRICS = (
     "import sys, urllib.request\n"
@@ -260,7 +260,7 @@ class Folder:
                 cwd=self.path, env=self.env, stdout=out, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self.servers.append(server)
-        end_s = time.monotonic() + 30
+        end_s = time.monotonic() + 60
         while time.monotonic() < end_s and server.poll() is None:
             if found := re.search(r"ready.*?(http://[\d.:a-z]+)", log.read_text(encoding="utf-8", errors="replace")):
                 return found[1]

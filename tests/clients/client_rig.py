@@ -25,7 +25,7 @@ from milepost.settings import Settings
 from milepost.wiring import System, load_kinds, running_server
 from milepost.work.servers.sweep import stop_machines
 
-START_S = 30.0
+START_S = 60.0
 PASSWORD = "correct horse"
 PROJECTS = {"demo": {"admin": "admin", "member": "member"}, "other": {"neighbour": "member"}}  # the users and their roles
 

@@ -184,7 +184,7 @@ def _release(server: Running, keys: Keys, order_id: str) -> int:
         made = run(server.system.identities.create_api_key("admin", "demo", fresh("pay")))
         headers["Authorization"] = f"Bearer {made.secret}"
     request = urllib.request.Request(f"{server.url}/jobs/{order_id}/release", method="POST", headers=headers)
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return int(answer.status)
 
 

@@ -46,7 +46,7 @@ class Cloud(msgspec.Struct):
 
     def get(self, key: str, **headers: str) -> requests.Response:
         url = self.auth.private_download_url(f"{self.url}/objects/{BUCKET}/{key}")
-        return requests.get(url, headers=headers, timeout=20)
+        return requests.get(url, headers=headers, timeout=60)
 
     def stored(self) -> dict[str, str]:
         """What S3 has: its own etags by key."""
@@ -161,6 +161,6 @@ def test_an_imported_image_lies_in_s3(cloud: Cloud, sources: Sources) -> None:
             },
         )
         result = client.wait(job.id, timeout_s=60).result
-    answer = requests.get(f"{cloud.url}/v2/images/{result['image_id']}/file", timeout=20)
+    answer = requests.get(f"{cloud.url}/v2/images/{result['image_id']}/file", timeout=60)
     assert hashlib.sha512(answer.content).hexdigest() == file.sha512
     assert [cloud.stored()[key] for key in cloud.stored().keys() - before.keys()] == [file.md5]

@@ -96,7 +96,7 @@ class Cloud(msgspec.Struct):
 
     def get(self, key: str) -> bytes:
         url = self.auth.private_download_url(f"{self.url}/objects/{self.bucket}/{key}")
-        answer = requests.get(url, timeout=20)
+        answer = requests.get(url, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.content
 
@@ -369,18 +369,18 @@ def test_what_is_refused(cloud: Cloud) -> None:
         forger = qiniu.PersistentFop(qiniu.Auth(cloud.auth.get_access_key(), "guessed"), cloud.bucket)
         assert forger.execute("in/china.jpg", ["imageInfo"])[1].status_code == 401
         assert forger.get_status("z0.00000000000000000000000000000000")[1].status_code == 401
-        assert requests.post(f"{cloud.url}/pfop", data={"bucket": cloud.bucket}, timeout=20).status_code == 401
+        assert requests.post(f"{cloud.url}/pfop", data={"bucket": cloud.bucket}, timeout=60).status_code == 401
 
 
 def test_the_status_is_shown_to_whoever_has_the_id(cloud: Cloud) -> None:
     id = cloud.start("imageInfo")
     expected = cloud.until(id)
-    got = requests.get(f"{cloud.url}/status/get/prefop", params={"id": id}, timeout=20)
-    posted = requests.post(f"{cloud.url}/status/get/prefop", data={"id": id}, timeout=20)
+    got = requests.get(f"{cloud.url}/status/get/prefop", params={"id": id}, timeout=60)
+    posted = requests.post(f"{cloud.url}/status/get/prefop", data={"id": id}, timeout=60)
     assert got.json() == posted.json() == expected
     assert got.headers["X-Reqid"] != posted.headers["X-Reqid"]
     assert got.headers["Content-Type"] == "application/json"
-    upper = requests.get(f"{cloud.url}/status/get/prefop", params={"id": id.upper()}, timeout=20)
+    upper = requests.get(f"{cloud.url}/status/get/prefop", params={"id": id.upper()}, timeout=60)
     assert upper.status_code == 612
 
 
@@ -391,14 +391,14 @@ def test_a_trailing_slash_is_not_redirected(cloud: Cloud) -> None:
     form = "application/x-www-form-urlencoded"
     token = cloud.auth.token_of_request(f"{cloud.url}/pfop/", body, form)
     headers = {"Authorization": f"QBox {token}", "Content-Type": form}
-    answer = requests.post(f"{cloud.url}/pfop/", data=body, headers=headers, timeout=20, allow_redirects=False)
+    answer = requests.post(f"{cloud.url}/pfop/", data=body, headers=headers, timeout=60, allow_redirects=False)
     assert answer.status_code == 200
     assert base64.b16decode(answer.json()["persistentId"][3:].upper())
 
 
 def probe(path: Path) -> Any:
     line = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", str(path)]
-    return json.loads(subprocess.run(line, capture_output=True, check=True, timeout=30).stdout)
+    return json.loads(subprocess.run(line, capture_output=True, check=True, timeout=60).stdout)
 
 
 @pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffmpeg is not installed")

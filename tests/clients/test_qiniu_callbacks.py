@@ -61,7 +61,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any
     thread.start()
     system, url = thread.wait_ready()
     auth = qiniu.Auth(*thread.call(make_key(system)))
-    made = requests.post(f"{url}/mkbucketv3/media", auth=qiniu.auth.QiniuMacRequestsAuth(mac(auth)), timeout=20)
+    made = requests.post(f"{url}/mkbucketv3/media", auth=qiniu.auth.QiniuMacRequestsAuth(mac(auth)), timeout=60)
     assert made.status_code == 200
     yield url, auth
     thread.stop()
@@ -83,7 +83,7 @@ def upload(account: tuple[str, Any], key: str, **policy: Any) -> requests.Respon
     url, auth = account
     token = auth.upload_token("media", key, policy=policy)
     files = {"file": ("photo.jpg", b"hello", "image/jpeg")}
-    return requests.post(url, data={"token": token, "key": key, "x:who": "ann & ben"}, files=files, timeout=30)
+    return requests.post(url, data={"token": token, "key": key, "x:who": "ann & ben"}, files=files, timeout=60)
 
 
 def test_the_application_is_asked_and_its_answer_is_the_uploads(account: tuple[str, Any], application: Application) -> None:
@@ -122,11 +122,11 @@ def test_a_callback_that_fails_is_579_and_the_object_stays(
     assert refused.status_code == 579
     assert "stored" in refused.json()["error"]
     url, auth = account
-    assert requests.get(auth.private_download_url(f"{url}/objects/media/{key}"), timeout=20).content == b"hello"
+    assert requests.get(auth.private_download_url(f"{url}/objects/media/{key}"), timeout=60).content == b"hello"
 
 
 def test_an_application_that_may_not_be_asked_is_refused_before_the_upload(account: tuple[str, Any]) -> None:
     refused = upload(account, "never", callbackUrl="ftp://127.0.0.1/", callbackBody="a=1")
     assert refused.status_code == 400
     url, auth = account
-    assert requests.get(auth.private_download_url(f"{url}/objects/media/never"), timeout=20).status_code == 404
+    assert requests.get(auth.private_download_url(f"{url}/objects/media/never"), timeout=60).status_code == 404

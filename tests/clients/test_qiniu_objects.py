@@ -162,9 +162,9 @@ def test_a_file_without_bytes_can_be_uploaded(cloud: Cloud, tmp_path: Path) -> N
     path = tmp_path / "empty"
     path.write_bytes(b"")
     files = {"file": ("empty", b"", "application/octet-stream")}
-    answer = requests.post(cloud.url, data={"token": cloud.token("e"), "key": "e"}, files=files, timeout=20)
+    answer = requests.post(cloud.url, data={"token": cloud.token("e"), "key": "e"}, files=files, timeout=60)
     assert answer.json()["hash"] == "Fto5o-5ea0sNMlW_75VgGJCv2AcJ"
-    assert requests.get(cloud.download_url("e"), timeout=20).content == b""
+    assert requests.get(cloud.download_url("e"), timeout=60).content == b""
 
 
 def big_file(tmp_path: Path, size_bytes: int) -> tuple[Path, bytes]:
@@ -192,7 +192,7 @@ def test_a_large_file_is_uploaded_in_parts(cloud: Cloud, tmp_path: Path, version
     assert seen
     stat, _ = cloud.buckets.stat(cloud.bucket, "big")
     assert (stat["fsize"], stat["mimeType"]) == (len(data), "video/mp4")
-    assert requests.get(cloud.download_url("big"), timeout=20).content == data
+    assert requests.get(cloud.download_url("big"), timeout=60).content == data
 
 
 def test_parts_of_another_size_have_the_hash_of_their_parts(cloud: Cloud, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_parts_of_another_size_have_the_hash_of_their_parts(cloud: Cloud, tmp_pa
     parts = [data[at : at + 5 * MIB] for at in range(0, len(data), 5 * MIB)]
     assert ret["hash"] == etag_of_parts([etag(one) for one in parts], [len(one) for one in parts])
     assert ret["hash"].startswith("n")
-    assert requests.get(cloud.download_url("odd"), timeout=20).content == data
+    assert requests.get(cloud.download_url("odd"), timeout=60).content == data
 
 
 def test_put_file_v2_of_a_small_file(cloud: Cloud, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_copy_move_and_delete(cloud: Cloud) -> None:
     ret, info = manager.delete(bucket, "a")
     assert (ret, info.status_code) == (None, 612)
     assert "no such file or directory" in info.text_body
-    assert requests.get(cloud.download_url("c/d"), timeout=20).content == b"one"
+    assert requests.get(cloud.download_url("c/d"), timeout=60).content == b"one"
 
 
 def test_what_is_known_of_an_object_can_be_changed(cloud: Cloud) -> None:
@@ -260,7 +260,7 @@ def test_what_is_known_of_an_object_can_be_changed(cloud: Cloud) -> None:
     assert manager.change_status(bucket, "a", "1", None)[1].status_code == 200
     stat, _ = manager.stat(bucket, "a")
     assert (stat["mimeType"], stat["type"], stat["status"]) == ("image/png", 1, 1)
-    assert requests.get(cloud.download_url("a"), timeout=20).status_code == 403
+    assert requests.get(cloud.download_url("a"), timeout=60).status_code == 403
 
 
 def test_a_batch_answers_for_each_operation(cloud: Cloud) -> None:
@@ -289,10 +289,10 @@ def test_buckets(cloud: Cloud) -> None:
     assert domain.startswith(f"{bucket}.objects.localhost:")
     assert manager.change_bucket_permission(bucket, "0")[1].status_code == 200
     cloud.put("a", b"one")
-    assert requests.get(f"{cloud.url}/objects/{bucket}/a", timeout=20).content == b"one"
-    assert requests.get(f"{cloud.url}/a", headers={"Host": domain}, timeout=20).content == b"one"
+    assert requests.get(f"{cloud.url}/objects/{bucket}/a", timeout=60).content == b"one"
+    assert requests.get(f"{cloud.url}/a", headers={"Host": domain}, timeout=60).content == b"one"
     assert manager.change_bucket_permission(bucket, "1")[1].status_code == 200
-    answer = requests.get(f"{cloud.url}/objects/{bucket}/a", timeout=20)
+    answer = requests.get(f"{cloud.url}/objects/{bucket}/a", timeout=60)
     assert answer.status_code == 401
     assert answer.headers["X-Reqid"]
 
@@ -302,16 +302,16 @@ def test_a_private_download_needs_its_token(cloud: Cloud) -> None:
     assert cloud.buckets.change_bucket_permission(cloud.bucket, "1")[1].status_code == 200
     base = f"{cloud.url}/objects/{cloud.bucket}/中文/a b.txt"
     for url in (base, f"{cloud.url}/objects/{cloud.bucket}/{requests.utils.quote('中文/a b.txt')}"):
-        answer = requests.get(cloud.auth.private_download_url(url), timeout=20)
+        answer = requests.get(cloud.auth.private_download_url(url), timeout=60)
         assert (answer.status_code, answer.content) == (200, b"hello"), answer.text
         assert answer.headers["ETag"] == f'"{etag(b"hello")}"'
-        assert requests.get(url, timeout=20).status_code == 401
-        assert requests.get(cloud.auth.private_download_url(url, expires=-5), timeout=20).status_code == 401
+        assert requests.get(url, timeout=60).status_code == 401
+        assert requests.get(cloud.auth.private_download_url(url, expires=-5), timeout=60).status_code == 401
     if not cloud.open:
         forged = qiniu.Auth(cloud.auth.get_access_key(), "guessed").private_download_url(base)
-        assert requests.get(forged, timeout=20).status_code == 401
+        assert requests.get(forged, timeout=60).status_code == 401
         signed = cloud.auth.private_download_url(base)
-        assert requests.get(signed.replace("a b.txt", "c.txt"), timeout=20).status_code == 401
+        assert requests.get(signed.replace("a b.txt", "c.txt"), timeout=60).status_code == 401
 
 
 def test_a_wrong_secret_changes_nothing(cloud: Cloud) -> None:
@@ -357,7 +357,7 @@ def test_the_answer_is_what_the_policy_says(cloud: Cloud) -> None:
 
 def test_the_crc_is_checked(cloud: Cloud) -> None:
     files = {"file": ("a", b"hello", "text/plain")}
-    answer = requests.post(cloud.url, data={"token": cloud.token("a"), "key": "a", "crc32": "1"}, files=files, timeout=20)
+    answer = requests.post(cloud.url, data={"token": cloud.token("a"), "key": "a", "crc32": "1"}, files=files, timeout=60)
     assert answer.status_code == 406
     assert cloud.buckets.stat(cloud.bucket, "a")[1].status_code == 612
 
@@ -368,7 +368,7 @@ def test_base64(cloud: Cloud) -> None:
         f"{cloud.url}/putb64/-1/key/{key}",
         data=base64.b64encode(b"hello world"),
         headers={"Authorization": f"UpToken {cloud.token('b64/key')}", "Content-Type": "application/octet-stream"},
-        timeout=20,
+        timeout=60,
     )
     assert answer.json() == {"hash": etag(b"hello world"), "key": "b64/key"}
 
@@ -376,14 +376,14 @@ def test_base64(cloud: Cloud) -> None:
 def test_region_queries_name_this_server_for_every_role(cloud: Cloud) -> None:
     host = cloud.url.removeprefix("http://")
     asked = {"ak": cloud.auth.get_access_key(), "bucket": cloud.bucket}
-    answer = requests.get(f"{cloud.url}/v4/query", params=asked, timeout=20)
+    answer = requests.get(f"{cloud.url}/v4/query", params=asked, timeout=60)
     assert answer.headers["X-Reqid"]
     (region,) = answer.json()["hosts"]
     assert all(region[role]["domains"] == [host] for role in ("io", "io_src", "up", "uc", "rs", "rsf", "api"))
     assert region["ttl"] > 0
-    old = requests.get(f"{cloud.url}/v2/query", params=asked, timeout=20).json()
+    old = requests.get(f"{cloud.url}/v2/query", params=asked, timeout=60).json()
     assert old["up"]["src"]["main"] == old["rs"]["acc"]["main"] == [host]
-    unknown = requests.get(f"{cloud.url}/v4/query", params={**asked, "bucket": "nothing"}, timeout=20)
+    unknown = requests.get(f"{cloud.url}/v4/query", params={**asked, "bucket": "nothing"}, timeout=60)
     assert (unknown.status_code, unknown.json()) == (631, {"error": "no such bucket"})
     assert unknown.headers["X-Reqid"]
 

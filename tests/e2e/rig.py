@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = [sys.executable, "-c", "from milepost.cli import main; main()"]
-START_S = 30.0
+START_S = 60.0
 
 
 def environ(**more: str) -> dict[str, str]:
@@ -106,7 +106,7 @@ class Server:
         return code
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Its first true value.  Errors: AssertionError after timeout_s."""
     end_s = time.monotonic() + timeout_s
     while not (value := condition()):

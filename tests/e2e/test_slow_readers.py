@@ -14,7 +14,7 @@ from milepost.engine.kinds import Kinds
 from milepost.settings import Settings
 from milepost.wiring import System, running_server
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 STREAM = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\nLast-Event-ID: %d\r\n\r\n"
 
 

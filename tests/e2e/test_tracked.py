@@ -17,7 +17,7 @@ import milepost
 from milepost.job import State
 from milepost.testing import Served, serving
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 SECRET = "hush-5f1e0c-never-shown"
 QUICK = {"track_first_s": 0.05, "track_cap_s": 0.3, "track_refused_s": 0.2, "track_vanished_s": 0.6, "progress_every_s": 0}
 

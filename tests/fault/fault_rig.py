@@ -28,7 +28,7 @@ from pyreqwest.exceptions import PyreqwestError
 from milepost.job import FINAL, MOVES, State
 
 KINDS = Path(__file__).with_name("fault_kinds.py")
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 FINAL_WORDS = tuple(str(state) for state in FINAL)
 
 FINE = "ok"

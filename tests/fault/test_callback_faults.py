@@ -15,7 +15,7 @@ pytestmark = pytest.mark.fault
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path / "house", callback_timeout_s=0.3)
+    house = House(tmp_path / "house", callback_timeout_s=3.0)
     yield house
     house.close()
 

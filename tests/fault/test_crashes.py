@@ -248,7 +248,7 @@ async def test_an_isolated_function_dies_with_its_server_and_is_run_again(house:
         started_s = time.monotonic()
         await calls.post(f"/jobs/{job_id}/cancel")
         house.wait_all()
-        assert time.monotonic() - started_s < 10
+        assert time.monotonic() - started_s < 50  # its function would have waited for a minute
     until(lambda: all(map(is_gone, children)), what="it was killed")
     assert server.stop() == 0
     house.check()

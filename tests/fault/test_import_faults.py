@@ -135,7 +135,7 @@ async def test_an_import_that_is_killed_at_every_step_in_turn_makes_one_whole_im
         if number == 0:
             async with traffic(house, server) as calls:
                 await submit(house, calls, source.url("/disk"), "qcow2")
-        until(lambda: house.servers[-1].dead, what=point, deadline_s=15)
+        until(lambda: house.servers[-1].dead, what=point, deadline_s=60)
         house.die(server)
     server = house.start()
     house.wait_all()
@@ -203,7 +203,7 @@ async def test_a_cancel_in_the_middle_of_a_conversion_leaves_nothing(
             await calls.post(f"/jobs/{job_id}/cancel")
     started_s = time.monotonic()
     house.wait_all()
-    assert time.monotonic() - started_s < 10
+    assert time.monotonic() - started_s < 50
     assert house.ask("SELECT state FROM job") == [("cancelled",)]
     until(lambda: is_gone(pid), what="qemu-img is gone")
     check_nothing_is_left(house)

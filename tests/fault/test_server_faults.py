@@ -109,7 +109,7 @@ async def kill_at_each(house: House, points: list[str], kind: str, sub_kind: str
         if number == 0:
             async with traffic(house, server) as calls:
                 await submit(calls, kind, **spec)
-        until(lambda: house.servers[-1].dead, what=point, deadline_s=20)
+        until(lambda: house.servers[-1].dead, what=point, deadline_s=60)
         house.die(server)
         # What starts a machine has children for a moment; a second machine would stay, now that nobody is there to end it.
         until(lambda: len(running(house)) <= 1, what=f"one machine after {point}")
@@ -220,7 +220,7 @@ async def test_a_create_whose_workers_all_die_leaves_its_reason_and_no_machine(h
         if number == 0:
             async with traffic(house, server) as calls:
                 await submit(calls, "createServer", server=spec(image_id))
-        until(lambda: house.servers[-1].dead, what="it died", deadline_s=20)
+        until(lambda: house.servers[-1].dead, what="it died", deadline_s=60)
         house.die(server)
     server = house.start()
     house.wait_all()

@@ -105,7 +105,7 @@ async def kill_at_each(house: House, points: list[str], kind: str, **spec: Any) 
         if number == 0:
             async with traffic(house, server) as calls:
                 await submit(calls, kind, **spec)
-        until(lambda: house.servers[-1].dead, what=point, deadline_s=15)
+        until(lambda: house.servers[-1].dead, what=point, deadline_s=60)
         house.die(server)
     server = house.start()
     house.wait_all()

@@ -25,7 +25,7 @@ async def test_a_timer_calls_once_and_not_when_cancelled() -> None:
     off = clock.call_later(0.0, told.append, "cancelled")
     clock.call_later(0.001, lambda: (told.append("called"), called.set()))
     off.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await called.wait()
     assert told == ["called"]
 

@@ -26,7 +26,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-async def until(condition: object, timeout_s: float = 10.0) -> bool:
+async def until(condition: object, timeout_s: float = 60.0) -> bool:
     end_s = time.monotonic() + timeout_s
     while time.monotonic() < end_s:
         if condition():  # type: ignore[operator]
@@ -88,7 +88,7 @@ async def test_wall_time_is_limited() -> None:
     start_s = time.monotonic()
     ended = await python("import time; time.sleep(60)", limits=Limits(wall_s=0.3))
     assert ended.reason == "wall_time"
-    assert time.monotonic() - start_s < 10
+    assert time.monotonic() - start_s < 50
 
 
 async def test_a_cancelled_caller_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ async def test_a_caller_cancelled_at_any_turn_of_the_start_leaves_no_process_beh
     time.sleep(0.05)  # the program goes on while the loop stands still: its children start before asyncio knows of it
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(running, 20)
+        await asyncio.wait_for(running, 60)
     started = pids.read_text().split() if pids.exists() else []
     assert await until(lambda: not any(is_alive(int(pid)) for pid in started))
 
@@ -119,7 +119,7 @@ async def test_a_program_that_left_its_group_does_not_hold_the_caller(tmp_path: 
     pid = tmp_path / "pid"
     code = f"setsid sh -c 'echo $$ > {pid}; exec sleep 600' & while [ ! -s {pid} ]; do :; done"
     try:
-        ended = await asyncio.wait_for(run_process(["sh", "-c", code], limits=Limits(wall_s=2)), 20)
+        ended = await asyncio.wait_for(run_process(["sh", "-c", code], limits=Limits(wall_s=5)), 60)
         assert ended.reason == "wall_time"  # its output is still open: nobody knows whether more will come
     finally:
         os.kill(int(pid.read_text()), signal.SIGKILL)
@@ -128,7 +128,7 @@ async def test_a_program_that_left_its_group_does_not_hold_the_caller(tmp_path: 
 async def test_what_a_program_leaves_in_the_background_ends_with_it(tmp_path: Path) -> None:
     start_s = time.monotonic()
     ended = await run_process(["sh", "-c", "sleep 600 & echo $!"], limits=Limits())
-    assert time.monotonic() - start_s < 10
+    assert time.monotonic() - start_s < 50
     assert await until(lambda: not is_alive(int(ended.stdout)))
 
 
@@ -173,7 +173,7 @@ async def test_an_error_of_the_listener_kills_the_program(tmp_path: Path) -> Non
     start_s = time.monotonic()
     with pytest.raises(ValueError, match="enough"):
         await run_process(["sh", "-c", "echo x; sleep 600"], limits=Limits(), on_output=fail)
-    assert time.monotonic() - start_s < 10
+    assert time.monotonic() - start_s < 50
 
 
 async def test_a_missing_program_is_named() -> None:

@@ -32,7 +32,7 @@ def dispatch(request: pytest.FixtureRequest, clock: ManualClock) -> Dispatch:
 
 
 async def soon(waiting: Any) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return await waiting
 
 

@@ -78,7 +78,7 @@ class House:
 
     async def idle(self, node: Node | None = None) -> None:
         """Nothing runs any more."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (node or self.node).executor.attempts:
                 await asyncio.sleep(0)
 

@@ -43,7 +43,7 @@ async def test_a_job_that_waits_holds_up_none_of_those_claimed_with_it(house: Ho
     kinds = ["quick", "waits", "waits", "quick", "waits", "quick"]
     ids = [await house.submit(kind) for kind in kinds]
     assert await house.claim() == 6
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(house.node.executor.attempts) > 3:
             await asyncio.sleep(0)
     states = [await house.state(job_id) for job_id in ids]
@@ -99,7 +99,7 @@ async def test_a_job_that_waited_leaves_its_task_to_no_other(house: House) -> No
 
     await house.submit("leaves")
     await house.claim()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not tasks:
             await asyncio.sleep(0)
     await house.submit("leaves")

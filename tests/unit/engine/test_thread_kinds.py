@@ -23,4 +23,4 @@ def test_a_thread_stores_objects_and_resources_by_blocking_on_the_loop() -> None
         return {"size": job.block_on(job.objects.size_bytes(key)), "version": stored.version}
 
     with serving_in_thread(kinds) as server, milepost.Client(server.url) as client:
-        assert client.submit("report").wait(timeout_s=10).result == {"size": 8, "version": 1}
+        assert client.submit("report").wait(timeout_s=60).result == {"size": 8, "version": 1}

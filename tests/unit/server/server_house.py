@@ -20,7 +20,7 @@ from milepost.server.app import App, create_app
 from milepost.settings import Settings
 from milepost.store.sqlite import SqliteStore
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 WORKER = WorkerId("worker")
 PORTS = itertools.count(50_000)  # every request comes over a connection of its own
 

@@ -213,7 +213,7 @@ async def _ask_and_stop(kodo: Kodo, first: bytes, content_type: str) -> int:
         "type": "http", "method": "POST", "scheme": "http", "path": "/", "raw_path": b"/", "root_path": "", "query_string": b"",
         "headers": [(b"host", b"127.0.0.1:8080"), (b"content-type", content_type.encode()), (b"content-length", b"99999999")],
     }  # fmt: skip
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await kodo.app(scope, receive, send)
     status: int = sent[0]["status"]
     return status

@@ -101,7 +101,7 @@ class MediaHouse:
     async def _final(self, job: Job) -> bool:
         return (await self.store.get_job(job.id)).state in FINAL
 
-    async def until(self, condition: Callable[[], Any], within_s: float = 30.0) -> None:
+    async def until(self, condition: Callable[[], Any], within_s: float = 60.0) -> None:
         end = time.monotonic() + within_s
         while not await condition():
             assert time.monotonic() < end, "it did not come true in time"

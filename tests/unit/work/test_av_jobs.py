@@ -132,7 +132,7 @@ async def test_cancel_kills_ffmpeg_at_once_and_nothing_is_stored(house):
 
     await house.until(at_work)
     await house.system.service.cancel(job.id, project=job.project)
-    items = await asyncio.wait_for(house.ended(job), 10)
+    items = await asyncio.wait_for(house.ended(job), 60)
     assert [item.state for item in items] == ["cancelled"]
     assert not await at_work()
     assert await house.find("slow.mp4") is None

@@ -25,7 +25,7 @@ async def system() -> AsyncIterator[System]:
 async def run(system: System, kind: str, asked: Any, **fields: Any) -> Job:
     submission = system.service.submission(kind, input=msgspec.json.encode(asked), **fields)
     job = (await system.service.submit(submission)).job
-    end_s = time.monotonic() + 20
+    end_s = time.monotonic() + 60
     while job.state not in FINAL:
         assert time.monotonic() < end_s
         await asyncio.sleep(0.005)
@@ -50,7 +50,7 @@ async def test_sleep_reports_every_step(system: System) -> None:
 async def test_sleep_is_cancelled_at_once(system: System) -> None:
     submission = system.service.submission("sleep", input=b'{"duration_s": 600}')
     job = (await system.service.submit(submission)).job
-    end_s = time.monotonic() + 20
+    end_s = time.monotonic() + 60
     while job.state is not State.RUNNING:
         assert time.monotonic() < end_s
         await asyncio.sleep(0.005)

@@ -156,7 +156,7 @@ async def test_a_cancelled_conversion_leaves_no_file_and_no_process(tmp_path: Pa
         started.set()
 
     task = asyncio.create_task(convert_image(raw, target, image, "qcow2", limits=LIMITS, bytes_max=1 << 40, on_progress=report))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

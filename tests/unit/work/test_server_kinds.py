@@ -33,7 +33,7 @@ async def house(tmp_path: Path) -> AsyncIterator[ServerHouse]:
 
 
 async def until(true: Callable[[], Any], what: str) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             found = true()
             if await found if asyncio.iscoroutine(found) else found:

@@ -50,7 +50,7 @@ async def test_wiping_overwrites_what_was_written_and_skips_the_holes(tmp_path: 
 
     started_s = time.monotonic()
     await wipe(path, note)
-    assert time.monotonic() - started_s < 5
+    assert time.monotonic() - started_s < 60
     with path.open("rb") as file:
         for at in places:
             file.seek(at)

@@ -339,7 +339,7 @@ class Gate:
 
 async def settled(house: VolumeHouse, volume_id: str) -> Any:
     """The record once nobody has it; None when it is gone."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 volume = await house.volume(volume_id)

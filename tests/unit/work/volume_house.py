@@ -44,7 +44,7 @@ class VolumeHouse:
         return (await self.service.submit(given)).job.id
 
     async def run(self, kind: str, **spec: Any) -> Job:
-        return await self.served.ended(await self.submit(kind, **spec), patience_s=120)
+        return await self.served.ended(await self.submit(kind, **spec), patience_s=100)
 
     async def result(self, kind: str, **spec: Any) -> Any:
         job = await self.run(kind, **spec)
