@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pyvips
 from photo_house import LIMITS, animation, color_at, do, like, look, photo, quarters, with_exif
 
-from milepost.work.media.commands import FopFailed
+from milepost.work.media.commands import BadCommand, FopFailed
 from milepost.work.media.encode import corrected_quality, source_quality
 from milepost.work.media.grammar import encode_text
+from milepost.work.media.pictures import parse_watermark
 from milepost.work.media.raster import sniff
 from milepost.work.media.spec import PictureLimits
 
@@ -346,6 +348,74 @@ def test_a_text_is_drawn_in_its_colour_and_size(tmp_path, out):
         assert look(out)[1].max() == look(out)[2].max() == 0
     assert heights[1000] == pytest.approx(heights[400] * 2.5, rel=0.25)
     assert heights[1000] < 75
+
+
+def tiled(path: Path, out: Path, keys: str = "") -> Any:
+    """What `watermark/4` adds to a white picture of 300 by 200: how dark each pixel is, 0 to 255."""
+    do(f"watermark/4/text/{encode_text('HI')}{keys}", path, out)
+    return 255 - look(out).colourspace("b-w")
+
+
+@pytest.fixture
+def white(tmp_path: Path) -> Path:
+    path = tmp_path / "white.png"
+    (pyvips.Image.black(300, 200, bands=3) + 255).cast("uchar").copy(interpretation="srgb").pngsave(str(path))
+    return path
+
+
+def test_a_tiled_text_stands_in_the_middle_of_every_cell(white: Path, tmp_path: Path) -> None:
+    ink = tiled(white, tmp_path / "out")
+    assert (ink.width, ink.height) == (300, 200)
+    cell = ink.crop(0, 0, 100, 100)
+    for left in (0, 100, 200):
+        for top in (0, 100):
+            assert (ink.crop(left, top, 100, 100) - cell).abs().max() == 0
+    left, top, wide, high = cell.find_trim(threshold=20, background=0)
+    assert cell.max() > 200, "black, when no colour is said"
+    assert 5 < wide < 40
+    assert 5 < high < 20
+    assert abs(left + wide / 2 - 50) < 3
+    assert abs(top + high / 2 - 50) < 4
+
+
+def test_a_tiles_cell_has_its_own_size_and_scale(white: Path, tmp_path: Path) -> None:
+    narrow = tiled(white, tmp_path / "a", "/uw/50/uh/40")
+    assert (narrow.crop(0, 0, 50, 40) - narrow.crop(50, 40, 50, 40)).abs().max() == 0
+    assert narrow.avg() > 3 * tiled(white, tmp_path / "b").avg()
+    twice = tiled(white, tmp_path / "c", "/uw/50/uh/50/resize/2")
+    _, _, wide, _ = twice.crop(0, 0, 100, 100).find_trim(threshold=20, background=0)
+    _, _, once, _ = narrow.crop(0, 0, 50, 40).find_trim(threshold=20, background=0)
+    assert abs(wide - 2 * once) < 6
+    grown = tiled(white, tmp_path / "d", "/uw/1/uh/1/fontsize/800")
+    _, _, wide, high = grown.crop(0, 0, 70, 60).find_trim(threshold=20, background=0)
+    assert wide > 25, "no text is cut"
+    assert high > 20
+
+
+def test_a_tiled_text_is_turned_coloured_and_see_through(white: Path, tmp_path: Path) -> None:
+    upright = tiled(white, tmp_path / "a", "/fontsize/400/rotate/90").crop(0, 0, 100, 100)
+    _, _, wide, high = upright.find_trim(threshold=20, background=0)
+    assert high > wide + 4
+    left = tiled(white, tmp_path / "b", "/fontsize/400/rotate/-45").crop(0, 0, 100, 100)
+    right = tiled(white, tmp_path / "c", "/fontsize/400/rotate/45").crop(0, 0, 100, 100)
+    assert (left - right).abs().max() > 100
+    assert tiled(white, tmp_path / "d", "/dissolve/50").max() < 140
+    do(f"watermark/4/text/{encode_text('HI')}/fill/cmVk/fontsize/900", white, tmp_path / "e")
+    assert look(tmp_path / "e").crop(0, 0, 300, 200)[0].min() > 250, "red ink leaves the red of white as it is"
+    assert look(tmp_path / "e")[1].min() < 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "watermark/4/image/eA==", "watermark/4/text/eA==/gravity/North", "watermark/4/text/eA==/dx/1",
+        "watermark/4/text/eA==/uw/0", "watermark/4/text/eA==/rotate/181", "watermark/4/text/eA==/resize/0.05", "watermark/4/text/eA==/text/eA==",
+        "watermark/2/text/eA==/uw/9", "watermark/5/text/eA==", "watermark/6/method/decode",
+    ],
+)  # fmt: skip
+def test_what_is_no_tiled_text_is_refused(text: str) -> None:
+    with pytest.raises(BadCommand):
+        parse_watermark(text.split("/")[1:])
 
 
 def test_several_marks_are_drawn_in_their_order(tmp_path, out):

@@ -11,7 +11,7 @@ from milepost.work.media import encode
 from milepost.work.media.commands import FopFailed
 from milepost.work.media.geometry import place
 from milepost.work.media.raster import Image, Photo, flat, resize
-from milepost.work.media.spec import Color, Done, ImageMark, Mark, PictureLimits, RoundPic, Save, Slim, TextMark, Watermark
+from milepost.work.media.spec import Color, Done, ImageMark, Mark, PictureLimits, RoundPic, Save, Slim, TextMark, Tile, Watermark
 
 FONT = "sans"
 FONT_TWIPS = 240  # 12 points, ImageMagick's default
@@ -27,7 +27,10 @@ def draw_marks(photo: Photo, spec: Watermark, files: list[str | None], out: str)
         image = _render(mark, file, wide, high, photo.limits)
         if image.width > wide or image.height > high:
             continue
-        left, top = place(mark.gravity, wide, high, image.width, image.height, mark.dx, mark.dy)
+        if isinstance(mark, TextMark) and mark.tile is not None:
+            left, top = 0, 0
+        else:
+            left, top = place(mark.gravity, wide, high, image.width, image.height, mark.dx, mark.dy)
         photo.frames = [_over(frame, image, left, top) for frame in photo.frames]
         drawn += 1
     if not drawn and spec.save.format is None:
@@ -39,6 +42,8 @@ def _render(mark: Mark, file: str | None, wide: int, high: int, limits: PictureL
     """The mark as sRGB with alpha, at its size."""
     if isinstance(mark, TextMark):
         image = _text(mark)
+        if mark.tile is not None:
+            image = _tiled(image, mark.tile, wide, high)
     else:
         assert file is not None
         image = _scaled(_picture(file, limits), mark, wide, high)
@@ -81,6 +86,18 @@ def _text(mark: TextMark) -> Image:
     color = shape.new_from_image(ink).copy(interpretation="srgb").cast("uchar")
     alpha = shape if mark.fill.alpha == 255 else (shape * (mark.fill.alpha / 255)).cast("uchar")
     return color.bandjoin(alpha).copy_memory()
+
+
+def _tiled(mark: Image, tile: Tile, wide: int, high: int) -> Image:
+    """Cells from the top left corner on.  One that is smaller than what stands in it grows to that, so that no text is cut."""
+    if tile.rotate:
+        mark = mark.premultiply().rotate(tile.rotate).unpremultiply().cast("uchar").copy(interpretation="srgb")
+    across, down = max(tile.width, mark.width), max(tile.height, mark.height)
+    cell = mark.embed((across - mark.width) // 2, (down - mark.height) // 2, across, down, extend="black")
+    if tile.resize != 1:
+        cell = resize(cell, *(max(1, round(side * tile.resize)) for side in (across, down)))
+    cell = cell.copy_memory()  # drawn again and again
+    return cell.replicate(-(-wide // cell.width), -(-high // cell.height)).crop(0, 0, wide, high)
 
 
 def _over(frame: Image, mark: Image, left: int, top: int) -> Image:

@@ -44,6 +44,7 @@ from milepost.work.media.spec import (
     Slim,
     Spec,
     TextMark,
+    Tile,
     Watermark,
     Work,
 )
@@ -69,6 +70,7 @@ _HEX = re.compile(r"#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})")
 _SIZE_LIMIT = re.compile(r"(?:(\$\(fsize\))|([0-9]{1,12})([kKmM]?))(!?)", re.ASCII)
 _BLUR = re.compile(r"([0-9.]{1,10})x([0-9.]{1,10})", re.ASCII)
 _BORDER = re.compile(r"([0-9]{1,4})x([0-9]{1,4})", re.ASCII)
+_BLACK = "IzAwMDAwMA=="  # base64 of #000000
 _FLAGS = frozenset({"auto-orient", "strip"})
 
 
@@ -223,16 +225,17 @@ def _parse_size_limit(value: str) -> SizeLimit:
 
 
 def parse_watermark(args: list[str]) -> Watermark:
-    """watermark/1/image/… · watermark/2/text/… · watermark/3/(image|text)/…/(image|text)/…"""
+    """watermark/1/image/… · watermark/2/text/… · watermark/3/(image|text)/…/(image|text)/… · watermark/4/text/…"""
     given, saving = Arguments("watermark", args), _Saving("watermark")
     mode = integer(given.next("the mode"), "watermark: the mode", 1, 6)
-    if mode > 3:
-        raise BadCommand(f"watermark/{mode} is not supported; 1, 2 and 3 are")
+    if mode > 4:
+        raise BadCommand(f"watermark/{mode} is not supported: how blind watermarks are hidden is not published; 1 to 4 are")
+    one = "image" if mode == 1 else "text"
     groups: list[tuple[str, str, dict[str, str]]] = []
     for key, value in given.pairs():
         if key in ("image", "text"):
-            if mode != 3 and (groups or key != ("image", "text")[mode - 1]):
-                raise BadCommand(f"watermark/{mode} has one {('image', 'text')[mode - 1]}")
+            if mode != 3 and (groups or key != one):
+                raise BadCommand(f"watermark/{mode} has one {one}")
             groups.append((key, decode_text(value, f"watermark: {key}"), {}))
         elif saving.take(key, value):
             continue
@@ -244,7 +247,29 @@ def parse_watermark(args: list[str]) -> Watermark:
         raise BadCommand(f"watermark/{mode} needs an image or a text")
     if len(groups) > MARKS_MAX:
         raise BadCommand(f"watermark has {len(groups)} marks; at most {MARKS_MAX} are allowed")
+    if mode == 4:
+        return Watermark(marks=(_parse_tiled(*groups[0][1:]),), save=saving.save())
     return Watermark(marks=tuple(_parse_mark(*group) for group in groups), save=saving.save())
+
+
+def _parse_tiled(content: str, keys: dict[str, str]) -> Mark:
+    """Black unless said otherwise."""
+    cell: dict[str, Any] = {}
+    rest: dict[str, str] = {}
+    for key, value in keys.items():
+        what = f"watermark: {key}"
+        match key:
+            case "rotate":
+                cell["rotate"] = integer(value, what, -180, 180)
+            case "uw" | "uh":
+                cell["width" if key == "uw" else "height"] = integer(value, what, 1, 10_000)
+            case "resize":
+                cell["resize"] = number(value, what, 0.1, 10)
+            case "gravity" | "dx" | "dy":
+                raise BadCommand(f"watermark/4 covers the whole picture: it has no {key}")
+            case _:
+                rest[key] = value
+    return msgspec.structs.replace(_parse_mark("text", content, {"fill": _BLACK, **rest}), tile=Tile(**cell))
 
 
 def _parse_mark(kind: str, content: str, keys: dict[str, str]) -> Mark:

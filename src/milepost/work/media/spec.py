@@ -96,6 +96,15 @@ class ImageMark(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     wst: int = 0
 
 
+class Tile(msgspec.Struct, frozen=True, kw_only=True):
+    """The mark is turned clockwise, put into the middle of a cell, scaled with it, and the cells cover the picture."""
+
+    rotate: int = 0
+    width: int = 100
+    height: int = 100
+    resize: float = 1.0
+
+
 class TextMark(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A text laid over a picture.  `fontsize` is in twentieths of a point, at 72 dots an inch."""
 
@@ -107,6 +116,7 @@ class TextMark(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     gravity: str = "SouthEast"
     dx: int = 10
     dy: int = 10
+    tile: Tile | None = None  # all over the picture: no gravity, dx, dy
 
 
 Mark = ImageMark | TextMark
@@ -204,6 +214,7 @@ __all__ = [
     "Slim",
     "Spec",
     "TextMark",
+    "Tile",
     "Watermark",
     "Work",
 ]
