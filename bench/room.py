@@ -112,7 +112,7 @@ def poll(true: Callable[[], bool], *, every_s: float, limit_s: float, what: str)
 
 def _environment(given: dict[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MILEPOST_")}
-    return {**kept, **given}
+    return {**kept, "MILEPOST_HISTORY": "off", **given}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from bench.figures import (
     list_page,
     many_waits,
     qiniu,
+    sdk_waits,
     status_get,
     submit_http,
     throughput,
@@ -38,4 +39,5 @@ FIGURES: tuple[Figure, ...] = (
     cadence.FIGURE,
     budget.FIGURE,
     many_waits.FIGURE,
+    sdk_waits.FIGURE,
 )

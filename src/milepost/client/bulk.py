@@ -196,14 +196,16 @@ class Bulk:
             yield from self._send_next(way, now_s)
 
     def _next_way(self) -> str | None:
-        """What was known to have ended first; then what has the smallest rank, of those ways that have room."""
+        """A sweep first, because it tells of many; then what is known to have ended; then the smallest rank.  Each has its room."""
         lists = sum(flight.way in ("list", "full") for flight in self._flights)
-        if self.roster.ended and (lists < LISTS_MAX or not self._lists):
-            return "full"
         closed = {"list": lists >= LISTS_MAX, "sweep": any(flight.way == "sweep" for flight in self._flights)}
         for heap in self._ready.values():
             while heap and not self.roster.counts(heap[0]):
                 heapq.heappop(heap)
+        if self._ready["sweep"] and not closed["sweep"]:
+            return "sweep"
+        if self.roster.ended and (lists < LISTS_MAX or not self._lists):
+            return "full"
         heads = [(heap[0][0], way) for way, heap in self._ready.items() if heap and not closed.get(way)]
         return min(heads)[1] if heads else None
 
@@ -231,7 +233,7 @@ class Bulk:
     def _send_next(self, way: str, now_s: float) -> Steps[None]:
         if way == "sweep":
             assert self._sweep is not None
-            yield from self._send(Flight("sweep", [], now_s, None), self._sweep.begin(now_s))
+            yield from self._send(Flight("sweep", [], now_s, None), self._sweep.page(now_s))
             return
         if way == "full":
             most = self._full_max if self._lists else 1
@@ -308,7 +310,7 @@ class Bulk:
         if flight.way == "one":
             self._take_one(flight.jobs[0], reply, flight.asked_s)
         elif flight.way == "sweep":
-            yield from self._take_sweep(reply)
+            self._take_sweep(reply)
         else:
             self._take_list(reply, flight)
 
@@ -363,21 +365,20 @@ class Bulk:
                 else:
                     self._schedule(index, self._usual_s(known), covered=covered)
 
-    def _take_sweep(self, reply: Reply) -> Steps[None]:
-        """The next page, or the end: then all that wait for it have their answer."""
+    def _take_sweep(self, reply: Reply) -> None:
+        """After the last page all that wait for the sweep have their answer."""
         assert self._sweep is not None
         if not isinstance(reply, Response) or reply.status in (408, 429) or reply.status >= 500:
             self._health.hold(self._health.failures)
             return
         try:
-            ended, request = self._sweep.read(reply, self.roster)
+            ended, last = self._sweep.read(reply, self.roster)
         except ProtocolError:  # it begins again
             self._health.hold(self._sweep.garbage.in_a_row)
             return
         for index in ended:
             self.roster.hear_end(index)
-        if request is not None:
-            yield from self._send(Flight("sweep", [], self._now_s(), None), request)
+        if not last:
             return
         now_s, waiting = self._now_s(), self._ready["sweep"]
         self._ready["sweep"] = []

@@ -27,7 +27,7 @@ MARGIN_US = 5_000_000
 SURE_S = 3600.0  # a job that no list tells of is asked for by its id after so long
 POOR = 2  # of the jobs that are waited for on a page: with fewer the first sweep does not pay
 POOR_MAX = 2  # such pages, before it ends
-PAGES_MAX = 50  # of one later sweep
+PAGES_MAX = 50  # such pages of one later sweep: others change more than it is worth to read
 
 
 class Sweep:
@@ -53,30 +53,31 @@ class Sweep:
             return False
         return now_s - known.asked_s < SURE_S
 
-    def begin(self, now_s: float) -> Request:
-        """The request for the first page."""
-        self._first_s, self._pages, self._poor, self._newest_us = now_s, 0, 0, 0
-        self._request = self._session.dialect.list_jobs(Query(by_change=True, page_size=self._session.dialect.changes_max))
+    def page(self, now_s: float) -> Request:
+        """The request for the next page, or for the first one of a new sweep."""
+        if self._request is None:
+            self._first_s, self._pages, self._poor, self._newest_us = now_s, 0, 0, 0
+            self._request = self._session.dialect.list_jobs(Query(by_change=True, page_size=self._session.dialect.changes_max))
         return self._request
 
-    def read(self, reply: Response, roster: Roster) -> tuple[list[int], Request | None]:
-        """The jobs that ended, and the request for the next page; None: that was the last one.
+    def read(self, reply: Response, roster: Roster) -> tuple[list[int], bool]:
+        """The jobs that ended, and whether that was the last page.
 
         Rules: an answer that is no list, and will not be one later, makes `refused` true.
         Errors: ProtocolError: not a page this time.
         """
         if reply.status != 200 and self._pages == 0:
             self.refused = True
-            return [], None
+            return [], True
         try:
             if reply.status != 200:
                 raise ProtocolError(f"the next page was answered with {reply.status}", status=reply.status)
             page = self._session.dialect.read_page(reply)
         except ProtocolError:
-            self.refused = self.garbage.more()
+            self._request, self.refused = None, self.garbage.more()
             if not self.refused:
                 raise
-            return [], None
+            return [], True
         ended: list[int] = []
         found, oldest_us, self._news = 0, None, False
         if self._pages == 0:  # what changes later is later than this, by the server's own clock
@@ -98,15 +99,14 @@ class Sweep:
                     known.asked_s = self._first_s - self._session.random() * SURE_S / 2  # not all at once
         self._pages += 1
         self._poor += found < POOR
-        assert self._request is not None
         if page.next_path is None or self._reached(oldest_us):
             self._end(whole=True)
-            return ended, None
-        if self._pages >= PAGES_MAX and not self.begins:
+        elif self._poor >= PAGES_MAX and not self.begins:
             self._end(whole=False)
-            return ended, None
-        self._request = msgspec.structs.replace(self._request, url=page.next_path)
-        return ended, self._request
+        else:
+            assert self._request is not None
+            self._request = msgspec.structs.replace(self._request, url=page.next_path)
+        return ended, self._request is None
 
     def _reached(self, oldest_us: int | None) -> bool:
         """Whether what is below was seen before; on the first sweep: whether more pages are not worth it."""
@@ -115,11 +115,12 @@ class Sweep:
         return oldest_us is not None and oldest_us < self._since_us - MARGIN_US and not self._news
 
     def _end(self, *, whole: bool) -> None:
+        self._request = None
         self.garbage.none()
         if whole:
             self.swept_s = self._first_s
             self.begins = False
             self._since_us = max(self._since_us or 0, self._newest_us)
-        else:  # more changed than it is worth to read: what is known of all is not up to date any more
+        else:  # what is known of all is not up to date any more
             self.begins, self._since_us = True, None
             self._owners.clear()

@@ -123,6 +123,7 @@ class Stage:
         self.keys: dict[str, tuple[str, JobId]] = {}  # idempotency keys of submits: what came with them, and the job
         self._stems: dict[str, int] = {}
         self.commanded = False  # whether any job ever was
+        self.kinds = {entry.kind for entry in scenario.submits if entry.kind != "*"}
         self.ledger = Ledger(self)
         for entry in scenario.jobs:
             self.add(entry, entry.at_s)
@@ -153,6 +154,7 @@ class Stage:
     def _make(self, entry: Entry, index: int, name: str, begun_s: float, duration_s: float | None, facts: Facts) -> Actor:
         actor = self._cast(entry, index, name, begun_s, duration_s, id=entry.id)
         actor.facts = facts
+        self.kinds.add(facts.kind or entry.kind)
         subs: list[Actor] = []
         for sub in entry.sub_jobs:
             for place, drawn_s in enumerate(sub.durations(f"{self.whole.seed}/{name}")):

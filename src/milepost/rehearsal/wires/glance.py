@@ -97,7 +97,7 @@ async def list_tasks(stage: Stage, ask: Ask) -> Answer:
 
 
 def _kinds(stage: Stage) -> list[str]:
-    return sorted({one.kind for one in (*stage.scenario.jobs, *stage.scenario.submits)} - {"*"})
+    return sorted(stage.kinds)
 
 
 async def task_schema(stage: Stage, _: Ask) -> Answer:

@@ -269,7 +269,6 @@ def _labels(actor: Actor) -> dict[str, str]:
 
 
 async def list_kinds(stage: Stage, _: Ask) -> Answer:
-    names = sorted({one.kind for one in (*stage.scenario.jobs, *stage.scenario.submits) if one.kind != "*"})
     kinds = [
         wire.NativeKind(
             name=name,
@@ -282,7 +281,7 @@ async def list_kinds(stage: Stage, _: Ask) -> Answer:
             input_schema=None,
             result_schema=None,
         )
-        for name in names
+        for name in sorted(stage.kinds)
     ]
     return Answer(body=wire.encode(wire.KindList(kinds)))
 
