@@ -39,7 +39,7 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(bare: Path) ->
     assert {"milepost/py.typed", "milepost/store/sql/sqlite/job.sql"} <= names
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_client_alone_installs_two_packages(bare: Path) -> None:
     listed = run(bare / "pip", "list", "--format", "json", "--disable-pip-version-check")
     names = {entry["name"] for entry in json.loads(listed.stdout)} - {"pip", "setuptools"}

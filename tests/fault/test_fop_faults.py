@@ -116,7 +116,7 @@ async def test_an_item_that_is_killed_anywhere_stores_its_output_once(house: Hou
     house.check()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_items_that_had_ended_are_not_run_again_after_a_kill_in_the_middle(house: House) -> None:
     server = house.start()
     job_id = await submit(house, server, "imageView2/2/w/100", SLOW, "imageInfo")
@@ -127,7 +127,7 @@ async def test_items_that_had_ended_are_not_run_again_after_a_kill_in_the_middle
     house.die(server)
     until(lambda: all(is_gone(pid) for pid in family), what="the children have died with the server")
     server = house.start()
-    house.wait_all(deadline_s=120)
+    house.wait_all(deadline_s=300)
     assert [row[0] for row in items(house)] == ["succeeded"] * 3
     for item in ended:
         starts = house.ask("SELECT COUNT(*) FROM event WHERE job_id = ? AND type = 'started'", item)

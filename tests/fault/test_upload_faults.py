@@ -95,7 +95,6 @@ def check(house: House, acknowledged: dict[str, bytes], tried: dict[str, set[str
     assert files - named <= loose, "bytes that nothing knows of"
 
 
-@pytest.mark.timeout(240)
 async def test_uploads_that_are_killed_anywhere_leave_whole_objects_only(house: House) -> None:
     chance, numbers = random.Random(4), itertools.count()
     acknowledged: dict[str, bytes] = {}
@@ -131,7 +130,6 @@ async def test_uploads_that_are_killed_anywhere_leave_whole_objects_only(house: 
     assert server.stop() == 0
 
 
-@pytest.mark.timeout(120)
 async def test_a_resumable_upload_goes_on_after_a_kill_and_an_abandoned_one_is_swept(house: House) -> None:
     one, two = b"1" * (4 * MIB), b"2" * 5
     parts = [{"partNumber": number, "etag": etag(data)} for number, data in enumerate((one, two), 1)]
@@ -153,7 +151,7 @@ async def test_a_resumable_upload_goes_on_after_a_kill_and_an_abandoned_one_is_s
     with contextlib.suppress(OSError, EOFError):
         await half
 
-    server = house.start(upload_keep_s=1)
+    server = house.start(upload_keep_s=5)  # longer than it takes to begin
     web = Web(server.url)
     assert (await web.ask("PUT", f"{path}/{upload_id}/2", two, **up))[0] == 200
     status, body = await web.ask("POST", f"{path}/{upload_id}", json.dumps({"parts": parts}).encode(), **up)
