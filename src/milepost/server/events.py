@@ -323,6 +323,9 @@ async def _pump(call: Call, feed: Feed, watch: Watch, events: list[Event], befor
         if clock.monotonic_s() - checked_s >= HEARTBEAT_S:  # also where events come all the time
             refusal = await _refusal(call, feed)
             if refusal is not None:
+                gone = isinstance(refusal, Expired | NotFound)
+                if gone and (missed := await _missed(feed, cursor)) is not None:
+                    await _send(call, sse_missed(cursor, *missed))
                 await _send(call, f": {refusal.code}\n\n".encode())
                 break
             checked_s = clock.monotonic_s()

@@ -35,6 +35,7 @@ from milepost.job import (
     WorkerId,
 )
 from milepost.store import Ended, JobQuery, Resource, Write
+from milepost.subscription import Filter, Publication
 
 # --- 1: on disk when it returns, nothing when it raises --------------------------------------------------------------------
 
@@ -855,6 +856,21 @@ async def test_rule_14_several_writes_of_a_running_job_are_one_and_fenced(house:
     assert await house.store.list_resources("thing") == []
     await house.store.write_resources([good, Write(resource=thing("b"))], claim=claimed.claim)
     assert [one.id for one in await house.store.list_resources("thing")] == ["a", "b"]
+
+
+async def test_rule_15_an_event_makes_one_delivery_or_is_within_one_that_says_it_is_missing(house: House) -> None:
+    fields = {"url": "https://example.com/", "description": "", "filter": Filter(), "secret": "whsec_eA==", "most": 9}
+    one = await house.store.add_subscription(ProjectId("p"), after_id=0, now_us=house.now_us, **fields)
+    await house.add(project="p")
+    events = await house.store.list_events()
+    keeping = {"now_us": house.now_us, "log_max": 9, "job_max": 9}
+    publication = Publication(one, events, (1, 3), events[-1].id)
+    both = await asyncio.gather(*(house.store.publish([publication], None, **keeping) for _ in range(2)))
+    assert sorted(both) == [0, 2], "two that read the same write once"
+    made = await house.store.page_deliveries(one.id)
+    assert [delivery.event for delivery in reversed(made)] == ["missed", "submitted"]
+    now = await house.store.get_subscription(one.id)
+    assert (now.cursor, now.missed_until, now.made) == (events[-1].id, 3, 2)
 
 
 def test_every_numbered_rule_has_a_test() -> None:
