@@ -15,6 +15,7 @@ from rich.text import Text
 from milepost.cli.connect import Place, connected, read_labels
 from milepost.cli.exits import Exit, exit_of, exit_of_many
 from milepost.cli.jobs import Label
+from milepost.cli.proxy import HANDLES, HOST, OF, PORT, Credential, File, Host, Port, Seen, run_proxy
 from milepost.cli.show import error_json
 from milepost.client import tracked
 from milepost.client.handle import read_handle
@@ -26,7 +27,7 @@ THERE = "The job's own cloud"
 
 TrackedId = Annotated[str, typer.Argument(metavar="ID", help="id of the tracked job here", show_default=False)]
 
-track_app = typer.Typer(help="Follow jobs in other clouds: a Milepost server waits for them, keeps their end and pushes it.")
+track_app = typer.Typer()
 
 
 def run(place: Place, steps: Steps[Any]) -> Any:
@@ -188,6 +189,42 @@ def remove(
     return Exit.DONE
 
 
+@connected
+def track(
+    place: Place,
+    context: typer.Context,
+    proxy: Annotated[
+        str | None, typer.Option("--proxy", metavar="URL", help="stand in front of this cloud, and follow what is submitted")
+    ] = None,
+    of: Annotated[str | None, OF] = None,
+    credential: Credential = None,
+    handles: File = HANDLES,
+    host: Host = HOST,
+    port: Port = PORT,
+    seen: Seen = False,
+) -> Exit:
+    """Follow jobs in other clouds: a Milepost server waits for them, keeps their end and pushes it.
+
+    With --proxy it is `milepost proxy URL`: an SDK points at it instead of the cloud. The options here are the proxy's.
+    """
+    if proxy is not None and context.invoked_subcommand is None:
+        if of is None:
+            raise InvalidInput("what does the cloud speak?", path="--of", hint="--of native, glance, qiniu, huawei-ecs …")
+        return run_proxy(place, proxy, of, credential, handles, host, port, seen=seen)
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+        return Exit.USAGE
+    given = [name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    if given:
+        raise InvalidInput(
+            f"--{given[0]} stands before {context.invoked_subcommand!r}",
+            path=f"--{given[0]}",
+            hint=f"milepost track {context.invoked_subcommand} --{given[0]} …; before it are the options of --proxy",
+        )
+    return Exit.DONE
+
+
+track_app.callback(invoke_without_command=True)(track)
 track_app.command("add")(add)
 track_app.command("list")(list_)
 track_app.command("show")(show)

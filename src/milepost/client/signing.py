@@ -17,7 +17,7 @@ from milepost.wire import Request
 from milepost.wire.signing import huawei, qiniu
 
 READS = ("GET", "HEAD", "OPTIONS")
-NONCE = "X-Milepost-Nonce"  # two equal changes within one second would have one signature, and the second be taken for a replay
+NONCE = huawei.NONCE_HEADER  # without it the second of two equal changes within one second would be taken for a replay
 AK, SK, TOKEN, PROJECT = (
     "HUAWEICLOUD_SDK_AK",
     "HUAWEICLOUD_SDK_SK",

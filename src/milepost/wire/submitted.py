@@ -14,6 +14,20 @@ import msgspec
 
 PROJECT = re.compile(r"^/v\d+(?:\.\d+)?/([^/]+)/")
 CHANGES = frozenset({"POST", "PUT", "DELETE", "PATCH"})
+RUNS = re.compile(r"/jobs(?:/[^/]+/retry)?")
+
+
+def may_submit(wire: str, method: str, path: str) -> bool:
+    """Whether a job may come of this request: then it is worth to note it before it is sent."""
+    if method not in CHANGES:
+        return False
+    if wire == "native":
+        return method == "POST" and RUNS.fullmatch(path.rstrip("/")) is not None
+    if wire == "glance":
+        return method == "POST" and path.rstrip("/") == "/v2/tasks"
+    if wire == "qiniu":
+        return method == "POST"  # an upload's policy may ask for processing
+    return True
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -45,8 +59,7 @@ def jobs_in_answer(wire: str, method: str, path: str, status: int, body: bytes) 
 
 
 def _native(path: str, told: dict[str, Any]) -> list[Found]:
-    plain = path.rstrip("/")
-    if plain != "/jobs" and not re.fullmatch(r"/jobs/[^/]+/retry", plain):
+    if RUNS.fullmatch(path.rstrip("/")) is None:
         return []
     entries = told.get("jobs") if isinstance(told.get("jobs"), list) else [told]
     return [

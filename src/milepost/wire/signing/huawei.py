@@ -44,6 +44,7 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 EMPTY_HASH = hashlib.sha256(b"").hexdigest()
 TERMINATOR = "sdk_request"  # of the scoped variant
 DATE_HEADER, CONTENT_HEADER = "X-Sdk-Date", "X-Sdk-Content-Sha256"
+NONCE_HEADER = "X-Milepost-Nonce"  # ours: two equal changes within one second would have one signature
 DATE, CONTENT = b"x-sdk-date", b"x-sdk-content-sha256"
 HASHED_TYPES = (b"application/json", b"application/bson")  # whose bodies are always hashed
 HEADERS_MAX = 100
