@@ -409,8 +409,8 @@ def test_a_tiled_text_is_turned_coloured_and_see_through(white: Path, tmp_path: 
     "text",
     [
         "watermark/4/image/eA==", "watermark/4/text/eA==/gravity/North", "watermark/4/text/eA==/dx/1",
-        "watermark/4/text/eA==/uw/0", "watermark/4/text/eA==/rotate/181", "watermark/4/text/eA==/resize/0.05", "watermark/4/text/eA==/text/eA==",
-        "watermark/2/text/eA==/uw/9", "watermark/5/text/eA==", "watermark/6/method/decode",
+        "watermark/4/text/eA==/uw/0", "watermark/4/text/eA==/rotate/181", "watermark/4/text/eA==/resize/0.05",
+        "watermark/4/text/eA==/text/eA==", "watermark/2/text/eA==/uw/9", "watermark/5/text/eA==", "watermark/6/method/decode",
     ],
 )  # fmt: skip
 def test_what_is_no_tiled_text_is_refused(text: str) -> None:

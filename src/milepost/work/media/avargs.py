@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import msgspec
 
+from milepost.work.media import avsubtitles
 from milepost.work.media.av import Media, Video, open_input
 from milepost.work.media.avformats import CONTAINERS, LOSSLESS, MAKES, Container
 from milepost.work.media.avmarks import mark_filters
@@ -84,8 +85,8 @@ def thumb_args(spec: AvThumb, media: Media, source: str, out: str, marks: Sequen
     if not with_video and not with_audio:
         wanted = "video" if not container.audio or spec.no_audio else "audio" if not container.video or spec.no_video else "media"
         raise FopFailed(f"the source has no {wanted}")
-    if spec.marks and not with_video:
-        raise FopFailed("the source has no video for the marks to stand on")
+    if (spec.marks or spec.subtitle) and not with_video:
+        raise FopFailed("the source has no video for the marks and subtitles to stand on")
     args = [] if spec.start_s is None else ["-ss", seconds(spec.start_s)]
     args += open_input(source, media.demuxer, pixels_max)
     for mark in marks:
@@ -122,6 +123,8 @@ def video_args(spec: AvThumb, container: Container, media: Media) -> list[str]:
     steps = [*TURNS.get(spec.turn or "", [])]
     if size != (width, height):
         steps += [f"scale={size[0]}:{size[1]}", "setsar=1"]
+    if spec.subtitle is not None:
+        steps.append(avsubtitles.FILTER)
     rate = frame_rate(spec, video)
     args = _filters(spec, video, steps, size, rate)
     args += ["-c:v", encoder]

@@ -86,11 +86,14 @@ MAKES = {
     "libx264": "h264", "libx265": "hevc", "libvpx": "vp8", "libvpx-vp9": "vp9", "libtheora": "theora", "libxvid": "mpeg4",
     "flv": "flv1", "libmp3lame": "mp3", "libvorbis": "vorbis", "libopus": "opus",
 }  # fmt: skip
+UNAVAILABLE = {"amr": "FFmpeg as distributions build it reads AMR and has no encoder of it"}
 LOSSLESS = frozenset({"pcm_s16le", "flac"})
 
 
 def find_container(name: str, command: str, *, but: tuple[str, ...] = ()) -> Container:
     """Errors: BadCommand."""
+    if name in UNAVAILABLE:
+        raise BadCommand(f"{command}: {name} is not supported: {UNAVAILABLE[name]}")
     allowed = [known for known in CONTAINERS if known not in but]
     if name not in allowed:
         raise BadCommand(f"{command}: format must be one of {', '.join(allowed)}, not {shown(name)}")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from milepost.work.media import avmarks, hls
+from milepost.work.media import avmarks, avsubtitles, hls
 from milepost.work.media.avformats import AUDIO_CODECS, VIDEO_CODECS, Container, find_codec, find_container
 from milepost.work.media.commands import BadCommand
 from milepost.work.media.grammar import Arguments, integer, number, one_of, shown
@@ -78,6 +78,7 @@ class AvThumb(msgspec.Struct, frozen=True, kw_only=True):
     xing: bool = True
     hls: hls.Hls | None = None
     marks: tuple[avmarks.Mark, ...] = ()
+    subtitle: str | None = None  # the URL of a file that is drawn into the pictures
 
 
 # --- single values ---------------------------------------------------------------------------------------------------
@@ -154,6 +155,7 @@ _READ: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "h264Level": ("level", _parse_level),
     "gop": ("gop", lambda value, what: integer(value, what, 0, 3000)),
     "writeXing": ("xing", _flag),
+    "subtitle": ("subtitle", avsubtitles.parse_subtitle),
 }
 _QUALITY = {"libmp3lame": (0.0, 9.0), "aac": (10.0, 500.0), "libvorbis": (0.0, 10.0)}
 _WITH_CRF = ("libx264", "libx265", "libvpx", "libvpx-vp9")
@@ -226,13 +228,14 @@ def _check(spec: AvThumb, container: Container, command: str) -> None:
         raise BadCommand(f"{command}: {spec.format} has no audio")
     if spec.length_s == 0:
         raise BadCommand(f"{command}: t must be more than 0")
-    changes = spec.size or spec.turn not in (None, "auto") or spec.marks or spec.fps or spec.video_bps or spec.crf is not None
+    drawn = spec.marks or spec.subtitle
+    changes = spec.size or spec.turn not in (None, "auto") or drawn or spec.fps or spec.video_bps or spec.crf is not None
     if spec.video_codec == "copy" and changes:
         raise BadCommand(f"{command}: vcodec/copy leaves the pictures as they are")
     if spec.audio_codec == "copy" and (spec.audio_bps or spec.audio_quality or spec.sample_rate or spec.channels):
         raise BadCommand(f"{command}: acodec/copy leaves the sound as it is")
-    if spec.marks and (not container.video or spec.no_video):
-        raise BadCommand(f"{command}: marks need pictures to stand on")
+    if drawn and (not container.video or spec.no_video):
+        raise BadCommand(f"{command}: marks and subtitles need pictures to stand on")
 
 
 __all__ = ["AvThumb", "Size", "Turn", "parse_avthumb", "parse_rate", "parse_seconds", "parse_size", "parse_turn"]

@@ -11,6 +11,7 @@ from milepost.work.media.av import PICTURES, check_made, probe, run_ffmpeg
 from milepost.work.media.avargs import KEY_INFO, PLAYLIST, SEGMENT, Input, expected_s, thumb_args
 from milepost.work.media.avformats import CONTAINERS
 from milepost.work.media.avmarks import ImageMark, TextMark
+from milepost.work.media.avsubtitles import prepare_subtitles
 from milepost.work.media.avthumb import AvThumb, parse_avthumb
 from milepost.work.media.commands import Command, FopFailed, Made, Output, Tools, register
 from milepost.work.media.grammar import automatic_key
@@ -30,6 +31,8 @@ async def run_avthumb(spec: AvThumb, source: Path, out: Path, tools: Tools) -> O
     await in_thread(_write_texts, tools.folder, texts)
     if spec.hls is not None and spec.hls.key is not None:
         await in_thread(_write_key, tools.folder, spec.hls.key, spec.hls.key_url or "")
+    if spec.subtitle is not None:
+        await prepare_subtitles(spec.subtitle, spec.start_s or 0.0, tools)
     args = thumb_args(spec, media, str(source), str(out), marks, pixels_max=tools.settings.av_pixels_max)
     await run_ffmpeg(args, tools, total_s=length_s, note=f"transcoding to {spec.format}")
     if spec.hls is not None:
