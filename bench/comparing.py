@@ -27,7 +27,7 @@ def wait_for_task(url: str) -> Wait:
     from openstack.exceptions import ResourceFailure
     from openstack.image.v2.task import Task
 
-    image = openstack.connect(auth_type="none", endpoint=url, image_endpoint_override=url, load_envvars=False).image
+    image: Any = openstack.connect(auth_type="none", endpoint=url, image_endpoint_override=url, load_envvars=False).image
 
     def wait(job_id: str) -> None:
         try:

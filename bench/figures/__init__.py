@@ -18,6 +18,7 @@ from bench.figures import (
     status_get,
     submit_http,
     throughput,
+    tracker,
 )
 
 FIGURES: tuple[Figure, ...] = (
@@ -40,4 +41,5 @@ FIGURES: tuple[Figure, ...] = (
     budget.FIGURE,
     many_waits.FIGURE,
     sdk_waits.FIGURE,
+    tracker.FIGURE,
 )
