@@ -19,7 +19,7 @@ from milepost.errors import MilepostError
 FETCH_S = 5.0  # how long the interrupted import's fetch takes
 KILL_AT = 0.5  # of the image's bytes
 DOWN_S = 0.8  # between the kill and the restart
-LIMIT_S = 55.0  # of each wait of ours
+LIMIT_S = 180.0  # of each wait of ours
 LARGE_BYTES = 16 << 20  # from here on a part is surely on disk when the server dies
 
 
@@ -34,7 +34,7 @@ class Images:
         """The id of an image that was imported."""
         with contextlib.closing(self._connect()) as cloud:
             image_id = self._import_by_sdk(cloud)
-            with Client(self.server.url, patience_s=30.0) as client:
+            with Client(self.server.url, patience_s=90.0) as client:
                 job = self._import_through_a_kill(client)
                 self._compare(cloud, job)
                 self._show_both(client, job)

