@@ -6,6 +6,7 @@ The rules of `sqlite_jobs` hold here too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from milepost.errors import Conflict, Expired, NotFound
@@ -33,6 +34,7 @@ from milepost.job import (
 from milepost.store import (
     Ended,
 )
+from milepost.store.alike import ALIKE_MIN, split_alike
 from milepost.store.rows import job_from_row, job_params, new_job, text
 from milepost.store.sqlite_deliveries import add_delivery, forget_jobs
 from milepost.store.sqlite_jobs import FINAL_TYPES, SQL, add_labels, emit, emit_all, flush_events
@@ -120,7 +122,7 @@ def end_all(tx: Transaction, endings: list[Ending]) -> list[bool]:
         over.append((one, row))
     if not rows:
         return held
-    tx.connection.executemany(SQL.finish_job, rows)
+    _write_ends(tx, rows)
     first_id = emit_all(tx, [row[0] for row in rows], None)
     if tx.watched:
         tx.events += [
@@ -135,6 +137,26 @@ def end_all(tx: Transaction, endings: list[Ending]) -> list[bool]:
         if callback_url is not None or parent_id is not None:
             _follow(tx, job_id, parent_id, callback_url, project, root_id, one.state, one.now_us)
     return held
+
+
+def _write_ends(tx: Transaction, rows: list[tuple[Any, ...]]) -> None:
+    """The rows have their final states: the parameters of `finish_job`."""
+    if len(rows) < ALIKE_MIN:
+        tx.connection.executemany(SQL.finish_job, rows)
+        return
+    alike, single = split_alike(rows, _but_id_and_result, RESULT_AT)
+    for (fence, state, error, now_us, expires_us), results in alike:
+        different = set(results.values())
+        if len(different) == 1:
+            tx.execute(SQL.finish_same, (text(list(results)), fence, state, different.pop(), error, now_us, expires_us))
+        else:
+            tx.execute(SQL.finish_alike, (text(results), fence, state, error, now_us, expires_us))
+    if single:
+        tx.connection.executemany(SQL.finish_job, single)
+
+
+RESULT_AT = 3
+_but_id_and_result = itemgetter(1, 2, 4, 5, 6)
 
 
 def _ended(tx: Transaction, job_id: str, row: tuple[Any, ...], state: State, error: str | None, now_us: int) -> None:

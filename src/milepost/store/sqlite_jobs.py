@@ -8,6 +8,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from milepost.errors import IdempotencyConflict, VersionConflict
@@ -31,6 +32,7 @@ from milepost.store import (
     Renewal,
     Write,
 )
+from milepost.store.alike import split_alike
 from milepost.store.rows import job_from_row, job_params, new_job, plain_params, text
 from milepost.store.sqlite_deliveries import SQL as DELIVERY_SQL
 from milepost.store.sqlite_records import apply_writes, check_writes
@@ -45,6 +47,8 @@ class JobSql(NamedTuple):
     add_job: str
     add_plain_job: str
     begin_plain_job: str
+    add_alike: str
+    begin_alike: str
     first_waiting: str
     add_begun_events: str
     add_label: str
@@ -64,6 +68,8 @@ class JobSql(NamedTuple):
     report_progress: str
     find_ending: str
     finish_job: str
+    finish_alike: str
+    finish_same: str
     requeue_job: str
     suspend_job: str
     get_running: str
@@ -184,7 +190,7 @@ def flush_added(tx: Transaction) -> None:
 
 def add_begun(tx: Transaction, added: Sequence[tuple[Job, Submission]], worker: WorkerId) -> None:
     jobs = [job for job, _ in added]
-    for job in _add_rows(tx, added, SQL.begin_plain_job, worker):  # those added as any other are claimed in the same breath
+    for job in _add_rows(tx, added, worker):  # those added as any other are claimed in the same breath
         tx.execute(SQL.claim_jobs, (text([job.id]), worker, job.created_us))
     tx.begun += [begun(job, worker) for job in jobs]
     first_id = tx.next_event_id
@@ -202,7 +208,7 @@ def add_begun(tx: Transaction, added: Sequence[tuple[Job, Submission]], worker: 
 
 def _add_ready(tx: Transaction, added: Sequence[tuple[Job, Submission]]) -> None:
     jobs = [job for job, _ in added]
-    _add_rows(tx, added, SQL.add_plain_job, None)
+    _add_rows(tx, added, None)
     first_id = emit_all(tx, [job.id for job in jobs], EventType.SUBMITTED)
     if EventType.SUBMITTED in tx.watched:
         tell_all(tx, first_id, jobs, EventType.SUBMITTED)
@@ -212,8 +218,8 @@ def _add_ready(tx: Transaction, added: Sequence[tuple[Job, Submission]]) -> None
     tx.ready_queues.update(job.queue for job in due if job.run_at_us <= job.created_us)
 
 
-def _add_rows(tx: Transaction, added: Sequence[tuple[Job, Submission]], plain_sql: str, worker: WorkerId | None) -> list[Job]:
-    """The rows are in the database, plain ones by `plain_sql`.  Those that are not plain, whose rows are as they were added."""
+def _add_rows(tx: Transaction, added: Sequence[tuple[Job, Submission]], worker: WorkerId | None) -> list[Job]:
+    """The rows are in the database, plain ones claimed if there is a worker.  Those that are not plain, which are as added."""
     plain_rows: list[tuple[Any, ...]] = []
     wide_rows: list[tuple[Any, ...]] = []
     wide: list[Job] = []
@@ -227,10 +233,17 @@ def _add_rows(tx: Transaction, added: Sequence[tuple[Job, Submission]], plain_sq
     if plain_rows:
         if worker is not None:  # it stands where the state does
             plain_rows = [(*row[:2], worker, *row[3:]) for row in plain_rows]
-        tx.connection.executemany(plain_sql, plain_rows)
+        alike, single = split_alike(plain_rows, _but_id_and_input, -1)
+        for shared, inputs in alike:
+            tx.execute(SQL.add_alike if worker is None else SQL.begin_alike, (text(inputs), *shared))
+        if single:
+            tx.connection.executemany(SQL.add_plain_job if worker is None else SQL.begin_plain_job, single)
     if wide_rows:
         tx.connection.executemany(SQL.add_job, wide_rows)
     return wide
+
+
+_but_id_and_input = itemgetter(slice(1, -1))
 
 
 def add_labels(tx: Transaction, job: Job) -> None:

@@ -24,6 +24,24 @@ INSERT INTO job (id, kind, state, project, queue, priority, due, run_at_us, atte
 VALUES (:id, :kind, 'running', :project, :queue, :priority, :due, :run_at_us, 1, :attempts_max, :id, :now_us, :now_us,
         :now_us, 2, 1, :worker, :labels, :origin, :input);
 
+-- name: add_alike
+-- Plain jobs that differ in their ids and inputs only.
+-- params: inputs, kind, state, project, queue, priority, due, run_at_us, attempts_max, now_us, labels, origin
+INSERT INTO job (id, kind, state, project, queue, priority, due, run_at_us, attempts_max, root_id, created_us, updated_us, version,
+                 labels, origin, input)
+SELECT given.key, :kind, :state, :project, :queue, :priority, :due, :run_at_us, :attempts_max, given.key, :now_us, :now_us, 1,
+       :labels, :origin, given.value
+  FROM json_each(:inputs) AS given;
+
+-- name: begin_alike
+-- As add_alike, claimed as they are added.
+-- params: inputs, kind, worker, project, queue, priority, due, run_at_us, attempts_max, now_us, labels, origin
+INSERT INTO job (id, kind, state, project, queue, priority, due, run_at_us, attempt, attempts_max, root_id, created_us, started_us,
+                 updated_us, version, fence, lease_by, labels, origin, input)
+SELECT given.key, :kind, 'running', :project, :queue, :priority, :due, :run_at_us, 1, :attempts_max, given.key, :now_us, :now_us,
+       :now_us, 2, 1, :worker, :labels, :origin, given.value
+  FROM json_each(:inputs) AS given;
+
 -- name: first_waiting
 -- Jobs of a lower number in priority than this have no due job before them in their queue.  Below all where nothing may begin:
 -- the queue is paused, or the worker's lease is over.
@@ -150,6 +168,21 @@ SELECT job.id, job.fence, job.version, job.parent_id, job.callback_url, job.proj
 UPDATE job SET state = :state, result = :result, error = :error, ended_us = :now_us, updated_us = :now_us, expires_us = :expires_us,
                lease_by = NULL, version = version + 1
  WHERE id = :id AND state = 'running' AND fence = :fence;
+
+-- name: finish_alike
+-- As finish_job, jobs that differ in their ids and results only.
+-- params: results, fence, state, error, now_us, expires_us
+UPDATE job SET state = :state, result = given.value, error = :error, ended_us = :now_us, updated_us = :now_us,
+               expires_us = :expires_us, lease_by = NULL, version = version + 1
+  FROM json_each(:results) AS given
+ WHERE job.id = given.key AND job.state = 'running' AND job.fence = :fence;
+
+-- name: finish_same
+-- As finish_job, jobs that differ in their ids only.
+-- params: ids, fence, state, result, error, now_us, expires_us
+UPDATE job SET state = :state, result = :result, error = :error, ended_us = :now_us, updated_us = :now_us, expires_us = :expires_us,
+               lease_by = NULL, version = version + 1
+ WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'running' AND fence = :fence;
 
 -- name: requeue_job
 -- Running to ready: retried, snoozed, returned or rescued.  Who snoozes is alive: crashes before that count no more, nor do the
