@@ -248,7 +248,7 @@ def test_a_stuck_job_ends_the_wait_and_not_the_job(wire: str) -> None:
     with rehearsing_in_thread({"jobs": [{"name": "job", "ends": "never"}]}) as cloud, client(cloud, wire) as asking:
         job = asking.get(cloud.id("job", wire))
         with pytest.raises(errors.WaitTimeout):
-            job.wait(timeout_s=0.5)
+            job.wait(timeout_s=2)
         cloud.finish("job")
         assert job.wait(timeout_s=WAIT_S).ok
 

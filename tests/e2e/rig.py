@@ -47,7 +47,7 @@ def milepost(*arguments: str, stdin: str = "", cwd: Path | None = None, **env: s
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=180,
             env=environ(**env),
             cwd=cwd,
         )
@@ -101,7 +101,7 @@ class Server:
         if self.process is None:
             return 0
         self.process.send_signal(number)
-        code = self.process.wait(30)
+        code = self.process.wait(90)
         self.process = None
         return code
 

@@ -150,7 +150,7 @@ async def test_the_async_client_does_the_same(server: Server) -> None:
         assert len(views[-1].sub_jobs) == 2
         assert [event.type async for event in client.events(job, follow=True)][-1] == "succeeded"
         with pytest.raises(errors.WaitTimeout):
-            await client.wait(await client.submit("sleep", {"duration_s": 600}), timeout_s=0.2)
+            await client.wait(await client.submit("sleep", {"duration_s": 600}), timeout_s=2)
         found = [one.id async for one in client.list(limit=3)]
         assert len(found) == 3
 

@@ -97,7 +97,7 @@ def test_the_exit_code_says_what_it_came_to(cloud: str, verb: str, name: str, co
 
 
 def test_waiting_no_longer_is_not_failing(cloud: str) -> None:
-    done = ask(cloud, "wait", "slow", "--timeout", "0.3", "--json")
+    done = ask(cloud, "wait", "slow", "--timeout", "3", "--json")
     assert (done.code, done.json["error"]["code"]) == (4, "wait_timeout")
 
 
