@@ -50,9 +50,8 @@ async def test_the_inputs_of_a_batch_are_stored_as_they_came(house: House, slots
 async def test_the_results_of_a_round_are_stored_as_they_came(house: House) -> None:
     await house.add_many(len(TEXTS))
     claims = await house.claim(len(TEXTS))
-    ended = [
-        Ended(one.claim, Succeeded(result), house.now_us, house.now_us + 9) for one, result in zip(claims, TEXTS, strict=True)
-    ]
+    until_us = house.now_us + 9
+    ended = [Ended(one.claim, Succeeded(result), house.now_us, until_us) for one, result in zip(claims, TEXTS, strict=True)]
     assert await house.store.finish_jobs(ended) == [True] * len(TEXTS)
     for one, result in zip(claims, TEXTS, strict=True):
         stored = await house.job(one.job.id)
