@@ -13,6 +13,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+import structlog
 
 os.environ.setdefault("MILEPOST_HISTORY", "off")  # no test learns from, or writes into, the history of who runs it
 
@@ -24,8 +25,13 @@ MISSING = re.compile(
 
 
 def pytest_configure() -> None:
-    """SIGTERM would end the process at once, and leave servers and machines running."""
+    """SIGTERM would end the process at once, and leave servers and machines running.
+
+    What is logged is shown plainly: the default form of a traceback, with all variables in frames, takes a second of the loop.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    processors = [structlog.processors.add_log_level, structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer()]
+    structlog.configure(processors=processors)
 
 
 def _refuse_skip(report: Any) -> None:

@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests that do not hurt it."""
     folder = tmp_path_factory.mktemp("e2e")
     (folder / "fankinds.py").write_text(KINDS)
-    one = Server(folder, "fankinds.py")
+    one = Server(folder, "fankinds.py", MILEPOST_STOP_GRACE_S="1")  # of jobs that no test waits for
     one.start()
     yield one
     assert one.end() == 0
