@@ -23,8 +23,8 @@ from bench.room import Room, poll
 
 RATE_PER_S = 60  # requests that the followed server is sent at most; at once a second's worth
 KILLS = 5
-FOLLOWED = {"queue_limit": 20_000, "log_level": "error"}
-FOLLOWING = {
+FOLLOWED: dict[str, str | int | float] = {"queue_limit": 20_000, "log_level": "error"}
+FOLLOWING: dict[str, str | int | float] = {
     "track_rate_per_s": RATE_PER_S,
     "track_first_s": 1.0,
     "track_cap_s": 10.0,
@@ -32,6 +32,7 @@ FOLLOWING = {
     "egress_private": "true",
     "log_level": "error",
 }
+NAP_S = (2.0, 30.0)  # shortest and longest of the jobs
 FINAL = "('succeeded', 'failed', 'cancelled')"
 
 
@@ -39,7 +40,7 @@ class Watch:
     """Requests that a server was sent, by the instant: read from its metrics ten times a second."""
 
     def __init__(self, url: str) -> None:
-        self._url, self._over = f"{url}/metrics", threading.Event()
+        self._url, self._over = url, threading.Event()
         self.samples: list[tuple[float, float]] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -53,8 +54,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._over.wait(0.1):
-            with urllib.request.urlopen(self._url, timeout=30) as answer:
-                self.samples.append((time.monotonic(), _asked(answer.read().decode())))
+            self.samples.append((time.monotonic(), _asks(self._url)))
 
     def asked(self, from_s: float, until_s: float) -> float:
         """Requests between these instants."""
@@ -68,9 +68,15 @@ class Watch:
         return max((self.asked(at_s, at_s + 1.0) for at_s in starts), default=0.0)
 
 
-def _asked(metrics: str) -> float:
-    lines = [line for line in metrics.splitlines() if line.startswith("milepost_http_requests_total{") and 'route="/jobs' in line]
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
+def _asks(url: str) -> float:
+    """Questions about jobs that the server was asked so far: all its GETs of jobs."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith("milepost_http_requests_total{") and 'method="GET"' in line and 'route="/jobs' in line
+    )
 
 
 class Life(NamedTuple):
@@ -81,28 +87,24 @@ class Life(NamedTuple):
 
 
 def _measure(room: Room) -> dict[str, float]:
-    jobs = room.some(10_000, 1_000)
-    first_s, last_s = (10.0, 60.0) if not room.quick else (5.0, 20.0)
-    dice = random.Random(5)
-    cloud_data, home_data = room.folder / "cloud", room.folder / "home"
+    jobs, dice = room.some(10_000, 1_000), random.Random(5)
+    cloud_data, home_data, ids = room.folder / "cloud", room.folder / "home", room.folder / "ids"
     with room.serving(cloud_data, **FOLLOWED) as cloud:
-        room.run("tracking", "naps", cloud.url, jobs, first_s, last_s)
         with Watch(cloud.url) as watch:
             lives = []
             for number in range(KILLS + 1):
                 with room.serving(home_data, **FOLLOWING) as home:
                     begun_s = time.monotonic()
-                    if number == 0:
-                        room.run("tracking", "track", cloud.url, home.url)
-                        before = watch.samples[0][1]
                     if number < KILLS:
-                        time.sleep(dice.uniform(1.0, 4.0))
+                        room.run("tracking", "naps", cloud.url, ids, jobs // KILLS, *NAP_S)
+                        room.run("tracking", "track", cloud.url, ids, home.url)
+                        time.sleep(dice.uniform(0.0, 4.0))
                         os.kill(home.pid, signal.SIGKILL)
                     else:
                         poll(lambda: _left(home_data) == 0, every_s=0.5, limit_s=300.0, what="all tracked jobs have ended")
                 lives.append(Life(begun_s, time.monotonic()))
-            requests = watch.samples[-1][1] - before
-            busiest = max(watch.busiest(life.begun_s, life.ended_s) for life in lives[1:])
+        requests = watch.samples[-1][1]
+        busiest = max(watch.busiest(life.begun_s, life.ended_s) for life in lives[1:])
     return {
         **_arrived(cloud_data, home_data, jobs),
         "requests a tracked job": requests / jobs,
