@@ -163,9 +163,8 @@ def test_watch_shows_a_label_of_the_project_and_goes_on_over_a_restart(own_serve
             assert (seen["job_id"], seen["type"]) == (again.id, "succeeded")
     finally:
         watch.send_signal(signal.SIGINT)
-        _, said = watch.communicate(timeout=DEADLINE_S)
+        watch.communicate(timeout=DEADLINE_S)
     assert watch.returncode == 130
-    assert f"--after={seen['id']}" in said
 
 
 def _metrics(url: str) -> str:
