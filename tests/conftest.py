@@ -12,6 +12,7 @@ import signal
 from collections.abc import Generator
 from typing import Any
 
+import hypothesis
 import pytest
 import structlog
 
@@ -32,6 +33,16 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     processors = [structlog.processors.add_log_level, structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer()]
     structlog.configure(processors=processors)
+    # How long an example takes says something about the machine only.  CI asks the same examples each time; whoever develops
+    # meets new ones.
+    hypothesis.settings.register_profile(
+        "milepost",
+        deadline=None,
+        derandomize="CI" in os.environ,
+        print_blob=True,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("milepost")
 
 
 def _refuse_skip(report: Any) -> None:
