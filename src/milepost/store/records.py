@@ -8,6 +8,8 @@ import msgspec
 
 from milepost.job import JobId, ProjectId
 
+NEVER = 1 << 62
+
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """One event for one receiver, with its attempts.

@@ -1,28 +1,18 @@
-"""Deliveries and subscriptions on SQLite: what is due for whom, and how far each subscriber has been told.
-
-Rules
-1. Deliveries and the cursor behind them move in one transaction, and only from the cursor that was read: each event that a
-   subscription is about makes exactly one delivery, whatever dies in between.
-2. Nothing here is run by a submit or an end, but for jobs that have a callback.
-"""
+"""Deliveries and subscriptions on SQLite: what is due for whom, and who is told of what.  How they are made: `sqlite_publish`."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
-
-import msgspec
+from typing import Any, Literal
 
 from milepost.errors import LimitExceeded, NotFound
-from milepost.job import EventType, JobId, ProjectId, new_job_id
-from milepost.store import NEVER, Delivery
-from milepost.store.rows import decode_labels, encode, event_from_row, read_callback, text
-from milepost.store.statements import load
+from milepost.job import JobId, ProjectId, new_job_id
+from milepost.store import NEVER, Delivery, sqlite_publish
+from milepost.store.rows import decode_labels, event_from_row, text
+from milepost.store.sqlite_publish import SQL, subscription_of
 from milepost.store.writer import Transaction, Writer
 from milepost.subscription import (
-    FINAL_WORD,
-    MISSED,
     PING,
     Filter,
     JobPublication,
@@ -30,61 +20,14 @@ from milepost.subscription import (
     Publication,
     Subscription,
     Told,
-    decode_filter,
     encode_filter,
-    tells,
 )
 
-__all__ = ["SQL", "SqliteDeliveries", "add_delivery", "forget_jobs"]
+__all__ = ["SQL", "SqliteDeliveries"]
 
 
-class DeliverySql(NamedTuple):
-    """The statements of `sql/sqlite/delivery.sql`."""
-
-    add_delivery: str
-    find_due: str
-    find_receivers: str
-    find_due_of: str
-    claim_deliveries: str
-    finish_delivery: str
-    release_deliveries: str
-    next_delivery: str
-    list_deliveries: str
-    page_deliveries: str
-    get_delivery: str
-    redeliver: str
-    add_subscription: str
-    count_subscriptions: str
-    get_subscription: str
-    list_subscriptions: str
-    update_subscription: str
-    park_deliveries: str
-    delete_subscription: str
-    delete_subscription_deliveries: str
-    count_pending: str
-    note_success: str
-    note_given_up: str
-    stop_subscription: str
-    list_news: str
-    list_watched_news: str
-    first_watched: str
-    add_watch: str
-    delete_watches: str
-    callback_cursor: str
-    move_callback_cursor: str
-    move_cursor: str
-    publish: str
-    has_pending: str
-    count_of_job: str
-    trim_log: str
-    pruned_until: str
-    note_pruned: str
-
-
-SQL = load("sqlite", "delivery", DeliverySql)
 LOOK_AHEAD = 4  # due deliveries that are looked at for each that may be sent
 RECEIVERS_MAX = 10_000
-FREELY = EventType.PROGRESS.value  # told of as it is when it is sent: one on its way is enough
 
 
 class SqliteDeliveries:
@@ -163,22 +106,22 @@ class SqliteDeliveries:
     ) -> Subscription:
         wanted = (project, url, description, filter, secret, after_id)
         row = await self._writer.do(_add_subscription, wanted, now_us, most)
-        return _subscription(row)
+        return subscription_of(row)
 
     async def get_subscription(self, subscription_id: str, *, project: ProjectId | None = None) -> Subscription:
         row = self._read.execute(SQL.get_subscription, (subscription_id,)).fetchone()
         if row is None or (project is not None and row[1] != project):
             raise NotFound(f"no subscription {subscription_id[:80]}")
-        return _subscription(row)
+        return subscription_of(row)
 
     async def list_subscriptions(self, *, project: ProjectId | None = None) -> list[Subscription]:
-        return [_subscription(row) for row in self._read.execute(SQL.list_subscriptions, (project,))]
+        return [subscription_of(row) for row in self._read.execute(SQL.list_subscriptions, (project,))]
 
     async def change_subscription(
         self, subscription_id: str, change: Callable[[Subscription], Subscription], *, to_now: bool = False, now_us: int
     ) -> Subscription:
         row = await self._writer.do(_change_subscription, subscription_id, change, to_now, now_us)
-        return _subscription(row)
+        return subscription_of(row)
 
     async def delete_subscription(self, subscription_id: str) -> bool:
         return await self._writer.do(_delete_subscription, subscription_id)  # type: ignore[no-any-return]
@@ -223,30 +166,10 @@ class SqliteDeliveries:
         log_max: int,
         job_max: int,
     ) -> int:
-        return await self._writer.do(publish, publications, jobs, now_us, log_max, job_max)  # type: ignore[no-any-return]
+        return await self._writer.do(sqlite_publish.publish, publications, jobs, now_us, log_max, job_max)  # type: ignore[no-any-return]
 
 
 # --- operations --------------------------------------------------------------------------------------------------------
-
-
-def add_delivery(tx: Transaction, job_id: str, project: str, url: str, event: EventType, now_us: int) -> None:
-    """A job ended whose callback has no filter."""
-    tx.execute(SQL.add_delivery, (_new_id(), job_id, project, url, event.value, now_us, _receiver(project, url)))
-
-
-def forget_jobs(tx: Transaction, packed: str) -> None:
-    """These jobs, in a JSON list, are about to be pruned: who reads on from before their events can learn that some are gone."""
-    tx.execute(SQL.note_pruned, (packed,))
-    tx.execute(SQL.delete_watches, (packed,))
-
-
-def _new_id() -> str:
-    return f"dlv_{new_job_id().replace('-', '')}"
-
-
-def _receiver(project: str, url: str) -> str:
-    """Callbacks of one project to one origin share its places."""
-    return f"{project} {'/'.join(url.split('/', 3)[:3])}"
 
 
 def _claim_deliveries(
@@ -332,7 +255,7 @@ def _change_subscription(
     row = tx.execute(SQL.get_subscription, (id_,)).fetchone()
     if row is None:
         raise NotFound(f"no subscription {id_[:80]}")
-    one = change(_subscription(row))
+    one = change(subscription_of(row))
     cursor = tx.next_event_id - 1 if to_now else one.cursor
     tx.execute(
         SQL.update_subscription,
@@ -352,8 +275,8 @@ def _ping(tx: Transaction, id_: str, now_us: int) -> tuple[Any, ...]:
     row = tx.execute(SQL.get_subscription, (id_,)).fetchone()
     if row is None:
         raise NotFound(f"no subscription {id_[:80]}")
-    one = _subscription(row)
-    delivery_id = _publish_one(tx, one, PING, "", one.made + 1, None, now_us)
+    one = subscription_of(row)
+    delivery_id = sqlite_publish.publish_one(tx, one, PING, "", one.made + 1, None, now_us)
     moved = (one.id, one.revision, one.cursor, one.cursor, one.missed_until, one.made + 1)
     if one.state == "active":
         tx.execute(SQL.move_cursor, moved)
@@ -361,93 +284,6 @@ def _ping(tx: Transaction, id_: str, now_us: int) -> tuple[Any, ...]:
         tx.execute("UPDATE subscription SET made = ? WHERE id = ?", (one.made + 1, id_))
         tx.execute("UPDATE delivery SET parked = 1 WHERE id = ?", (delivery_id,))
     return tx.execute(SQL.get_delivery, (delivery_id,)).fetchone()  # type: ignore[no-any-return]
-
-
-def publish(
-    tx: Transaction,
-    publications: Sequence[Publication],
-    jobs: JobPublication | None,
-    now_us: int,
-    log_max: int,
-    job_max: int,
-) -> int:
-    """Make deliveries of these events, and move the cursors; returns how many deliveries were made.
-
-    What was changed, paused or removed since it was read is left alone: it is read again.
-    """
-    made = sum(_publish_to(tx, one, now_us, log_max) for one in publications)
-    return made + (0 if jobs is None else _publish_to_jobs(tx, jobs, now_us, job_max))
-
-
-def _publish_to(tx: Transaction, publication: Publication, now_us: int, log_max: int) -> int:
-    one, events, missed, until_id = publication
-    row = tx.execute(SQL.get_subscription, (one.id,)).fetchone()
-    if row is None:
-        return 0
-    now = _subscription(row)
-    if now.state != "active" or (now.revision, now.cursor) != (one.revision, one.cursor):
-        return 0
-    number = now.made
-    missed_until = now.missed_until
-    if missed is not None:
-        number, missed_until = number + 1, missed[1]
-        _publish_one(tx, now, MISSED, "", number, {"from_id": missed[0], "to_id": missed[1]}, now_us)
-    for event in events:
-        if event.type.value == FREELY and tx.execute(SQL.has_pending, (event.job_id, FREELY, now.id)).fetchone() is not None:
-            continue
-        number += 1
-        _publish_one(tx, now, event.type.value, event.job_id, number, _detail(event), now_us)
-    tx.execute(SQL.move_cursor, (now.id, now.revision, now.cursor, until_id, missed_until, number))
-    if number > now.made and number > log_max:
-        tx.execute(SQL.trim_log, (now.id, number - log_max))
-    return number - now.made
-
-
-def _publish_one(
-    tx: Transaction, one: Subscription, event: str, job_id: str, number: int, detail: dict[str, Any] | None, now_us: int
-) -> str:
-    id_ = _new_id()
-    packed = None if detail is None else text(detail)
-    tx.execute(SQL.publish, (id_, job_id, one.project, one.url, event, now_us, one.id, one.id, number, packed))
-    return id_
-
-
-def _detail(event: Any) -> dict[str, Any]:
-    """What is told of the event itself, also once it is gone."""
-    data = None if event.data is None else msgspec.Raw(event.data)
-    return {
-        "id": event.id,
-        "root_id": event.root_id,
-        "seq": event.seq,
-        "type": event.type,
-        "state": event.state,
-        "at_us": event.at_us,
-        "data": data,
-    }
-
-
-def _publish_to_jobs(tx: Transaction, jobs: JobPublication, now_us: int, job_max: int) -> int:
-    made = 0
-    if tx.execute(SQL.move_callback_cursor, (jobs.before_id, jobs.until_id)).rowcount != 1:
-        return 0
-    for event, stored in jobs.told:
-        callback = read_callback(stored)
-        if not tells(callback.on, event.type, event.state):
-            continue
-        receiver, type_ = _receiver(event.project, callback.url), event.type.value
-        if not tells((FINAL_WORD,), event.type, event.state):
-            if tx.execute(SQL.count_of_job, (event.job_id,)).fetchone()[0] >= job_max:
-                continue
-            if type_ == FREELY and tx.execute(SQL.has_pending, (event.job_id, FREELY, receiver)).fetchone() is not None:
-                continue
-        packed = encode(_detail(event)).decode()
-        tx.execute(
-            SQL.publish, (_new_id(), event.job_id, event.project, callback.url, type_, now_us, receiver, None, None, packed)
-        )
-        made += 1
-    if jobs.ended:
-        tx.execute(SQL.delete_watches, (text(list(jobs.ended)),))
-    return made
 
 
 # --- rows --------------------------------------------------------------------------------------------------------------
@@ -479,30 +315,4 @@ def _delivery(row: tuple[Any, ...]) -> Delivery:
         number=number,
         receiver=receiver,
         detail=None if detail is None else detail.encode(),
-    )
-
-
-def _subscription(row: tuple[Any, ...]) -> Subscription:
-    (
-        id_, project, url, description, filter_, secret, old_secret, old_secret_until_us, state, reason, revision, cursor,
-        missed_until, made, given_up, created_us, updated_us,
-    ) = row  # fmt: skip
-    return Subscription(
-        id=id_,
-        project=project,
-        url=url,
-        description=description,
-        filter=decode_filter(filter_),
-        secret=secret,
-        old_secret=old_secret,
-        old_secret_until_us=old_secret_until_us,
-        state=state,
-        reason=reason,
-        revision=revision,
-        cursor=cursor,
-        missed_until=missed_until,
-        made=made,
-        given_up=given_up,
-        created_us=created_us,
-        updated_us=updated_us,
     )

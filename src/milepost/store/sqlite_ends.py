@@ -36,8 +36,8 @@ from milepost.store import (
 )
 from milepost.store.alike import ALIKE_MIN, split_alike
 from milepost.store.rows import job_from_row, job_params, new_job, text
-from milepost.store.sqlite_deliveries import add_delivery, forget_jobs
 from milepost.store.sqlite_jobs import FINAL_TYPES, SQL, add_labels, emit, emit_all, flush_events
+from milepost.store.sqlite_publish import add_delivery, forget_jobs
 from milepost.store.writer import Transaction
 
 

@@ -34,7 +34,7 @@ from milepost.store import (
 )
 from milepost.store.alike import split_alike
 from milepost.store.rows import job_from_row, job_params, new_job, plain_params, text
-from milepost.store.sqlite_deliveries import SQL as DELIVERY_SQL
+from milepost.store.sqlite_publish import SQL as DELIVERY_SQL
 from milepost.store.sqlite_records import apply_writes, check_writes
 from milepost.store.sqlite_starts import begun, choose, kept, started
 from milepost.store.statements import load

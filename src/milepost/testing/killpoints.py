@@ -55,7 +55,7 @@ OPERATIONS: dict[str, Operation] = {
     "promote": Operation("sqlite_jobs:promote_due", "promote_due"),
     "overdue": Operation("sqlite_ends:fail_overdue", "fail_overdue"),
     "prune": Operation("sqlite_ends:prune_expired", "prune"),
-    "publish": Operation("sqlite_deliveries:publish", "publish"),  # deliveries are made of events
+    "publish": Operation("sqlite_publish:publish", "publish"),  # deliveries are made of events
 }
 
 PLACES: dict[str, Place] = {

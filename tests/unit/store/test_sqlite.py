@@ -16,9 +16,9 @@ from milepost.job import State, Submission, WorkerId
 from milepost.store import JobQuery
 from milepost.store.migrate import migrate_sqlite, migrations
 from milepost.store.sqlite import SqliteStore
-from milepost.store.sqlite_deliveries import SQL as DELIVERY_SQL
 from milepost.store.sqlite_jobs import JOB_COLUMNS, SQL
 from milepost.store.sqlite_lists import list_sql
+from milepost.store.sqlite_publish import SQL as DELIVERY_SQL
 from milepost.store.sqlite_records import SQL as RECORD_SQL
 from milepost.store.statements import load, parse
 
@@ -243,7 +243,8 @@ HOT: dict[str, tuple[str, int, str]] = {
 }
 # Read whole, but through an index that has only the rows in question.
 SORTED = {"events of a tree", "deliveries of a job"}  # few rows, sorted when found
-SMALL = {"job_running", "job_scheduled", "job_deadline", "job_due", "job_crashed", "delivery_due", "callback_watch_first", "pruned"}
+SMALL = {"job_running", "job_scheduled", "job_deadline", "job_due", "job_crashed", "delivery_due"}
+SMALL |= {"callback_watch_first", "pruned"}
 
 
 @pytest.mark.parametrize("what", HOT)
