@@ -14,9 +14,10 @@ from granian.constants import Interfaces
 from granian.server.embed import Server as Granian
 
 from milepost.job import JobId
+from milepost.listener import free_port
 from milepost.store.sqlite import SqliteStore
 from milepost.wire.native import encode, from_job
-from milepost.wiring import free_port, tune_process
+from milepost.wiring import tune_process
 
 
 def application(store: SqliteStore) -> Any:

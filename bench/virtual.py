@@ -12,6 +12,7 @@ from milepost.client.dialects import dialect
 from milepost.client.places import Places
 from milepost.client.session import Session
 from milepost.client.steps import Ask, Collect, Emit, Send, Sleep
+from milepost.clock import Timer
 from milepost.wire import Request, Response
 
 RTT_S = 0.05
@@ -29,6 +30,9 @@ class Clock:
 
     async def sleep(self, delay_s: float) -> None:
         self.s += delay_s
+
+    def call_later(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:
+        raise NotImplementedError  # a conversation waits by its steps
 
 
 class Virtual:

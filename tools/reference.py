@@ -287,10 +287,10 @@ def metrics() -> str:
             continue
         maker = getattr(node.func, "id", "")
         type_ = {"CounterMetricFamily": "counter", "GaugeMetricFamily": "gauge", "_histogram": "histogram"}.get(maker)
-        words = [argument.value for argument in node.args[:2] if isinstance(argument, ast.Constant)]
+        words = [str(argument.value) for argument in node.args[:2] if isinstance(argument, ast.Constant)]
         if type_ is None or len(words) < 2:
             continue
-        labels = next((ast.literal_eval(word.value) for word in node.keywords if word.arg == "labels"), [])
+        labels: list[str] = next((ast.literal_eval(word.value) for word in node.keywords if word.arg == "labels"), [])
         rows.append(_metric(words[0], type_, labels, words[1]))
     rows += [_metric(name, "counter", labels, text) for name, text, labels in module.ENGINE.values()]
     return table(["metric", "type", "labels", "meaning"], sorted(rows))

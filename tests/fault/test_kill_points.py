@@ -21,8 +21,8 @@ STOPPING = ("stop.draining", "stop.drained")
 CHAINS = {
     "submit": """submit.executed submit.committed submit.answered submit.accepted submit_keyed.executed submit_keyed.committed
         release.executed release.committed release.answered""",
-    "claim": """begin.executed begin.committed claim.executed claim.committed claim.answered run.before progress.executed progress.committed progress.answered
-        run.after heartbeat.renewed""",
+    "claim": """begin.executed begin.committed claim.executed claim.committed claim.answered run.before
+        progress.executed progress.committed progress.answered run.after heartbeat.renewed""",
     "outcome": """finish.executed finish.committed outcome.executed outcome.committed outcome.answered requeue.executed
         requeue.committed follow.before follow.after""",
     "sub_jobs": """suspend.half suspend.executed suspend.committed settle.executed:3 settle.committed:3 sub_jobs.read

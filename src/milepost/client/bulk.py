@@ -196,7 +196,7 @@ class Bulk:
             yield from self._send_next(way, now_s)
 
     def _next_way(self) -> str | None:
-        """A sweep, because it tells of many; then what is known to have ended; then the smallest rank: as far as there is room."""
+        """A sweep, because it tells of many; then what is known to have ended; then the smallest rank: while there is room."""
         lists = sum(flight.way in ("list", "full") for flight in self._flights)
         closed = {"list": lists >= LISTS_MAX, "sweep": any(flight.way == "sweep" for flight in self._flights)}
         for heap in self._ready.values():
