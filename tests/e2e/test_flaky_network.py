@@ -185,6 +185,22 @@ def test_somebody_elses_glance_is_waited_for_through_every_fault(server: Server)
         assert client.wait(task.id, timeout_s=200).result == {"n": 1}
 
 
+@pytest.mark.parametrize("wire", ["huawei-evs", "huawei-ecs", "qiniu"])
+def test_jobs_that_are_asked_for_one_by_one_are_waited_for_through_every_fault(server: Server, wire: str) -> None:
+    """The wires without lists: each answer is of one job, so each fault meets one."""
+    with milepost.Client(server.url) as direct:
+        ids = [job.id for job in direct.submit_many(entries(wire)[:60])]
+    caller = {"wire": wire, "project": "default", "token": "any", "patience_s": 60}
+    with Flaky(server.url, 0.3) as proxy, milepost.Client(proxy.url, **caller) as client:
+        jobs = [client.attach(id) for id in ids]
+        with pytest.raises(errors.PartialFailure) as caught:
+            client.wait_all(jobs, timeout_s=200)
+        assert (len(caught.value.succeeded), len(caught.value.failed)) == (48, 12)
+        assert Counter(str(job.state) for job in jobs) == Counter(succeeded=48, failed=12)
+        assert all(job.problem is None for job in jobs)
+        assert set(proxy.done) >= {*CANNED, *DONE_TO_IT}
+
+
 @pytest.mark.parametrize("wire", ["native", "glance"])
 def test_the_error_at_the_end_says_which_job_what_was_seen_and_how_to_go_on(server: Server, wire: str) -> None:
     with milepost.Client(server.url) as direct:

@@ -77,6 +77,7 @@ async def test_after_a_jump_another_living_worker_has_a_lease_s_time_to_renew_an
     await store.renew_lease(WorkerId("dead"), now_us=clock.now_us(), lease_s=30)
     claims = {}
     for worker in ("living", "dead"):
+        bench.system.node.claimer._limits[f"of-{worker}"] = 0  # its own worker has no place for them
         submission = Submission(kind="gated", queue=f"of-{worker}")
         await store.add_jobs([submission], now_us=clock.now_us())
         (claims[worker],) = await store.claim_jobs(f"of-{worker}", worker=WorkerId(worker), now_us=clock.now_us(), limit=1)

@@ -109,13 +109,13 @@ async def test_a_server_whose_part_of_a_delete_was_cancelled_keeps_its_disks(
     """There is one place, and the part that has it waits until the other one is cancelled."""
     server, other = await house.build(), await house.build()
     await set_queue(house, Queue("servers", limit=1))
-    go, remove = asyncio.Event(), Machine.remove
+    go, stop = asyncio.Event(), Machine.stop
 
-    async def wait_and_remove(machine: Machine) -> None:
-        await go.wait()
-        await remove(machine)
+    async def wait_and_stop(machine: Machine) -> None:
+        await go.wait()  # its first step: later, while its disks are wiped, it waits without the place
+        await stop(machine)
 
-    monkeypatch.setattr(Machine, "remove", wait_and_remove)
+    monkeypatch.setattr(Machine, "stop", wait_and_stop)
     job_id = await house.submit("deleteServer", server_ids=[server.id, other.id])
     await until(lambda: runs_one_of(house, job_id), "one part runs")
     await house.service.cancel((await part_of(house, job_id, "deleteSingleServer")).id, project=None)

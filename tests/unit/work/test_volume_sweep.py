@@ -25,6 +25,7 @@ STOPPED = Cancelled(Failure("cancelled", "cancelled on request"))
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[VolumeHouse]:
     async with volume_house(tmp_path, prune_every_s=1e6) as opened:
+        opened.served.system.node.claimer._limits["elsewhere"] = 0  # it has no place for what another worker shall have
         yield opened
 
 
