@@ -323,8 +323,9 @@ def children_of(pid: int) -> list[int]:
     """Every process that this one started, and theirs."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += [int(child), *children_of(int(child))]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended while it was looked at
+            for child in task.read_text().split():
+                found += [int(child), *children_of(int(child))]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import zipfile
 from collections.abc import AsyncIterator
@@ -119,8 +120,9 @@ def children() -> list[str]:
     """The command lines of what this process started."""
     found = []
     for task in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-        commands = [Path(f"/proc/{pid}/cmdline") for pid in task.read_text().split()]
-        found += [path.read_bytes().replace(b"\0", b" ").decode(errors="replace") for path in commands if path.exists()]
+        for pid in task.read_text().split():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended while it was looked at
+                found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return found
 
 
