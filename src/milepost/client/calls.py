@@ -11,9 +11,10 @@ from milepost.client.dialects import Query, Spec
 from milepost.client.dialects.glance import request_id_of
 from milepost.client.dialects.native import Native
 from milepost.client.known import Known
+from milepost.client.native import answer, native
 from milepost.client.session import Session
 from milepost.client.steps import Ask, Emit, Open, Read, Sleep, Steps
-from milepost.errors import Conflict, Expired, MilepostError, ProtocolError, Unavailable, Unreachable
+from milepost.errors import Expired, MilepostError, ProtocolError, Unavailable, Unreachable
 from milepost.job import Event, ProjectId
 from milepost.wire import Response
 from milepost.wire import native as native_wire
@@ -120,30 +121,21 @@ def act(session: Session, job_id: str, verb: str) -> Steps[Known]:
 
 def catalog(session: Session, what: str) -> Steps[list[Any]]:
     """The server's `kinds` or `queues`.  Errors: Conflict when the wire has none."""
-    dialect = _native(session, what)
-    response = yield from session.call(dialect.catalog(what))
-    try:
-        if what == "kinds":
-            return list(native_wire.decode_kinds(response.body).kinds)
-        return list(native_wire.decode_queues(response.body).queues)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"the answer is not a list of {what}: {error}") from error
+    request = native(session, f"has no {what}").catalog(what)
+    if what == "kinds":
+        return list((yield from answer(session, request, native_wire.decode_kinds)).kinds)
+    return list((yield from answer(session, request, native_wire.decode_queues)).queues)
 
 
 def set_queue(session: Session, name: str, change: dict[str, Any] | str) -> Steps[native_wire.NativeQueue]:
     """Put a whole setting, or `pause` or `resume`.  Errors: Forbidden for those who are no admin."""
-    dialect = _native(session, "queues")
-    request = dialect.set_queue(name, change)
-    response = yield from session.call(request)
-    try:
-        return native_wire.decode_queue(response.body)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"the answer is not a queue: {error}") from error
+    request = native(session, "has no queues").set_queue(name, change)
+    return (yield from answer(session, request, native_wire.decode_queue))
 
 
 def events(session: Session, job_id: str, *, after: int, tree: bool) -> Steps[None]:
     """Emits the Event values of a job's history so far, oldest first."""
-    dialect = _native(session, "history")
+    dialect = native(session, "has no history")
     request = dialect.events(job_id, after=after, tree=tree)
     while True:
         response = yield from session.call(request, job_id=job_id)
@@ -160,7 +152,7 @@ def follow_events(session: Session, job_id: str, *, after: int, tree: bool) -> S
 
     Rules: a broken stream is opened again behind the last event; given up after `patience_s` without an answer.
     """
-    dialect = _native(session, "history")
+    dialect = native(session, "has no history")
     failures, failing_since_s = 0, 0.0
     while True:
         reply = yield from open_stream(session, dialect.events(job_id, after=after, tree=tree, stream=True), FOREVER_S)
@@ -247,9 +239,3 @@ class NativeEvents(EventParser[native_wire.NativeEvent | native_wire.Missed]):
 
 def _event(session: Session, one: native_wire.NativeEvent) -> Event:
     return native_wire.to_event(one, ProjectId(session.project or "default"))
-
-
-def _native(session: Session, what: str) -> Native:
-    if not isinstance(session.dialect, Native):
-        raise Conflict(f"{session.dialect.title} has no {what}", hint="on a Milepost server use wire='native'")
-    return session.dialect

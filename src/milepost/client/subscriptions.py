@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-import msgspec
-
 from milepost.client.calls import FOREVER_S, NativeEvents, open_stream
-from milepost.client.dialects.native import ACCEPT, JSON, Native, next_link
+from milepost.client.dialects.native import ACCEPT, JSON
+from milepost.client.native import answer, listed, native
 from milepost.client.session import Session
 from milepost.client.steps import Emit, Read, Sleep, Steps
-from milepost.errors import Conflict, ProtocolError, Unreachable
+from milepost.errors import Unreachable
 from milepost.job import Event, ProjectId
 from milepost.wire import Request, Response
 from milepost.wire import native as native_wire
@@ -21,6 +20,7 @@ from milepost.wire.native import Missed, NativeDelivery
 
 T = TypeVar("T")
 PAGE = 500
+LACKS = "tells nobody"
 
 
 # --- the project's events -----------------------------------------------------------------------------------------------
@@ -28,19 +28,15 @@ PAGE = 500
 
 def project_events(session: Session, labels: Mapping[str, str], *, after: int) -> Steps[None]:
     """Emits the Event values behind `after`, oldest first, and `Missed` first when some are gone."""
-    _check(session)
-    path = _events_path(labels, after=after, limit=PAGE)
-    while True:
-        response = yield from session.call(Request("GET", path, ACCEPT))
-        page = _read(native_wire.decode_events, response.body)
+
+    def items(page: native_wire.EventPage) -> Iterator[Event | Missed]:
         if page.missed is not None:
-            yield Emit(page.missed)
-        for one in page.events:
-            yield Emit(_event(session, one))
-        following = next_link(response.headers.get("link", ""))
-        if following is None:
-            return
-        path = following
+            yield page.missed
+        yield from (_event(session, one) for one in page.events)
+
+    native(session, LACKS)
+    path = _events_path(labels, after=after, limit=PAGE)
+    yield from listed(session, path, native_wire.decode_events, items)
 
 
 def follow_project(session: Session, labels: Mapping[str, str], *, after: int | None) -> Steps[None]:
@@ -48,7 +44,7 @@ def follow_project(session: Session, labels: Mapping[str, str], *, after: int | 
 
     Rules: a broken stream is opened again behind the last event; given up after `patience_s` without an answer.
     """
-    _check(session)
+    native(session, LACKS)
     failures, failing_since_s = 0, 0.0
     while True:
         headers = {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": str(after)})
@@ -86,9 +82,7 @@ def _event(session: Session, one: native_wire.NativeEvent) -> Event:
 def subscribe(session: Session, request: wire.SubscriptionRequest) -> Steps[wire.NativeSubscription]:
     """With its secret.  Errors: InvalidInput, LimitExceeded; Unreachable when it is not known whether it was made."""
     sent = Request("POST", "/subscriptions", JSON, wire.encode(request))
-    _check(session)
-    response = yield from session.call(sent, repeatable=False)
-    return _read(wire.decode_subscription, response.body)
+    return (yield from _answer(session, sent, wire.decode_subscription, repeatable=False))
 
 
 def list_subscriptions(session: Session) -> Steps[list[wire.NativeSubscription]]:
@@ -108,10 +102,8 @@ def change_subscription(session: Session, id: str, change: wire.SubscriptionChan
 
 def act(session: Session, id: str, verb: str) -> Steps[wire.NativeSubscription]:
     """`pause`, `resume`, `resume?skip=1`, or `secret`, whose answer has the new one.  Errors: NotFound."""
-    _check(session)
     request = Request("POST", f"{_path(id)}/{verb}", JSON, b"{}")
-    response = yield from session.call(request, repeatable=verb != "secret")
-    return _read(wire.decode_subscription, response.body)
+    return (yield from _answer(session, request, wire.decode_subscription, repeatable=verb != "secret"))
 
 
 def ping(session: Session, id: str) -> Steps[NativeDelivery]:
@@ -121,26 +113,16 @@ def ping(session: Session, id: str) -> Steps[NativeDelivery]:
 
 def remove_subscription(session: Session, id: str) -> Steps[None]:
     """Errors: NotFound."""
-    _check(session)
+    native(session, LACKS)
     yield from session.call(Request("DELETE", _path(id), ACCEPT))
 
 
 def subscription_deliveries(session: Session, id: str, *, state: str | None, limit: int | None) -> Steps[None]:
     """Emits each NativeDelivery, newest first.  Errors: NotFound."""
-    _check(session)
+    native(session, LACKS)
     pairs = {"limit": min(limit or PAGE, PAGE)} | ({} if state is None else {"state": state})
-    path, left = f"{_path(id)}/deliveries?{urlencode(pairs)}", limit
-    while left != 0:
-        response = yield from session.call(Request("GET", path, ACCEPT))
-        for one in _read(native_wire.decode_deliveries, response.body).deliveries:
-            if left == 0:
-                return
-            left = None if left is None else left - 1
-            yield Emit(one)
-        following = next_link(response.headers.get("link", ""))
-        if following is None:
-            return
-        path = following
+    path = f"{_path(id)}/deliveries?{urlencode(pairs)}"
+    yield from listed(session, path, native_wire.decode_deliveries, lambda page: page.deliveries, limit)
 
 
 def job_deliveries(session: Session, job_id: str) -> Steps[list[NativeDelivery]]:
@@ -160,20 +142,6 @@ def _path(id: str) -> str:
     return f"/subscriptions/{quote(id, safe='')}"
 
 
-def _answer(session: Session, request: Request, decode: Callable[[bytes], T]) -> Steps[T]:
-    _check(session)
-    response = yield from session.call(request)
-    return _read(decode, response.body)
-
-
-def _read(decode: Callable[[bytes], T], body: bytes) -> T:
-    try:
-        return decode(body)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"the answer is not what a Milepost server answers: {error}") from error
-
-
-def _check(session: Session) -> None:
-    """Errors: Conflict when this is no Milepost server's own wire."""
-    if not isinstance(session.dialect, Native):
-        raise Conflict(f"{session.dialect.title} tells nobody", hint="give a Milepost server with --url, without --wire")
+def _answer(session: Session, request: Request, decode: Callable[[bytes], T], *, repeatable: bool = True) -> Steps[T]:
+    native(session, LACKS)
+    return (yield from answer(session, request, decode, repeatable=repeatable))

@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-import msgspec
-
-from milepost.client.dialects.native import ACCEPT, JSON, Native, next_link
+from milepost.client.dialects.native import ACCEPT, JSON
+from milepost.client.native import answer, listed, native
 from milepost.client.session import Session
-from milepost.client.steps import Emit, Steps
-from milepost.errors import Conflict, ProtocolError
+from milepost.client.steps import Steps
 from milepost.wire import Request
 from milepost.wire import tracking as wire
 
 T = TypeVar("T")
+LACKS = "follows no jobs"
 
 
 def track(
@@ -38,19 +37,8 @@ def list_tracked(session: Session, filters: Mapping[str, Any], limit: int | None
     """Emits each NativeTracked, newest first."""
     given = {name: value for name, value in filters.items() if value is not None}
     path = "/tracked?" + urlencode({**given, "limit": min(limit or 100, 100)}, doseq=True)
-    left = limit
-    while True:
-        _check(session)
-        response = yield from session.call(Request("GET", path, ACCEPT))
-        for one in _read(wire.decode_tracked_list, response.body).tracked:
-            if left == 0:
-                return
-            left = None if left is None else left - 1
-            yield Emit(one)
-        following = next_link(response.headers.get("link", ""))
-        if following is None or left == 0:
-            return
-        path = following
+    native(session, LACKS)
+    yield from listed(session, path, wire.decode_tracked_list, lambda page: page.tracked, limit)
 
 
 def show_tracked(session: Session, job_id: str) -> Steps[wire.NativeTracked]:
@@ -77,27 +65,13 @@ def list_credentials(session: Session) -> Steps[list[wire.NativeCredential]]:
 
 def delete_credential(session: Session, name: str) -> Steps[None]:
     """Errors: NotFound."""
-    _check(session)
+    native(session, LACKS)
     yield from session.call(Request("DELETE", _credential_path(name), ACCEPT))
 
 
 def _answer(session: Session, request: Request, decode: Callable[[bytes], T], *, job_id: str | None = None) -> Steps[T]:
-    _check(session)
-    response = yield from session.call(request, job_id=job_id)
-    return _read(decode, response.body)
-
-
-def _read(decode: Callable[[bytes], T], body: bytes) -> T:
-    try:
-        return decode(body)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"the answer is not what the tracker's routes answer: {error}") from error
-
-
-def _check(session: Session) -> None:
-    """Errors: Conflict when this is no Milepost server's own wire."""
-    if not isinstance(session.dialect, Native):
-        raise Conflict(f"{session.dialect.title} follows no jobs", hint="give a Milepost server with --url, without --wire")
+    native(session, LACKS)
+    return (yield from answer(session, request, decode, job_id=job_id))
 
 
 def _path(job_id: str) -> str:
