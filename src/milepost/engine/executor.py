@@ -156,6 +156,7 @@ class Executor:
         job = attempt.claimed.job
         if self.attempts.get(job.id) is attempt:  # else a later attempt runs here: this one had lost its lease
             del self.attempts[job.id]
+        attempt.running = attempt.reporter = attempt.task = None  # they know it in turn: a circle would wait for the collector
         self.in_queue[job.queue] -= 1
         if not self.attempts and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)

@@ -215,3 +215,36 @@ async def test_what_one_task_of_a_group_raises_is_what_the_attempt_came_to(
     assert job.state == state
     if state is State.READY:
         assert (await house.history(job.id))[-1] == "snoozed"
+
+
+async def test_a_job_that_ended_leaves_nothing_for_the_garbage_collector(house: House) -> None:
+    @house.kind("quick")
+    async def quick(job: milepost.Running) -> None:
+        await job.progress(1, 2)
+
+    @house.kind("plain")
+    def plain(job: milepost.RunningInThread) -> None:
+        pass
+
+    @house.kind("bad")
+    async def bad(job: milepost.Running) -> None:
+        raise milepost.PermanentError("no", "never")
+
+    async def run_some() -> None:
+        for kind in ("quick", "plain", "bad"):
+            await house.run(kind)
+
+    await run_some()
+    gc.collect()
+    gc.disable()
+    try:
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        for _ in range(5):
+            await run_some()
+        gc.collect()
+        left = {type(one).__name__ for one in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left.isdisjoint({"Attempt", "Running", "Job", "Reporter"})
