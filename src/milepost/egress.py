@@ -16,7 +16,11 @@ Rules
    |---------------------------------------------------------------------|----------------|------------|-------|
    | public                                                              | yes            | yes        | yes   |
    | loopback: 127.0.0.0/8, ::1                                          | no             | yes        | yes   |
-   | private, shared, link-local (169.254.169.254), unspecified, reserved, multicast | no | no         | yes   |
+   | private, shared                                                     | no             | no         | yes   |
+   | link-local (169.254.169.254), unspecified, reserved, multicast, and other metadata services of clouds | no | no | no |
+
+   Who opens the private network means its servers.  A metadata service gives the machine's own credentials to whoever asks, and
+   nobody stores images or takes callbacks there.
 
 5. Every address that a name resolves to must be allowed; the connection is then pinned to one of those: the client asks no
    resolver again.
@@ -90,11 +94,11 @@ class EgressPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def allows(self, address: Address) -> bool:
         """Whether a connection to this address may be made."""
         address = unwrap(address)
-        if self.private == "all":
-            return True
         if address.is_loopback:
-            return self.private == "loopback"
-        return is_public(address)
+            return self.private != "none"
+        if is_public(address):
+            return address not in _METADATA
+        return self.private == "all" and not is_never_asked(address)
 
 
 def _read_ports(text: str) -> frozenset[int] | None:
@@ -125,6 +129,8 @@ _COMPATIBLE = ipaddress.IPv6Network("::/96")
 _SPECIAL = tuple(
     ipaddress.ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "100::/64", "2001::/23", "3fff::/20", "5f00::/16")
 )
+# Metadata services that are neither link-local nor clearly something else: AWS by IPv6, Alibaba, Oracle, Azure.
+_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")))
 
 
 def unwrap(address: Address) -> Address:
@@ -148,6 +154,12 @@ def is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
         return False
     return not any(address.version == network.version and address in network for network in _SPECIAL)
+
+
+def is_never_asked(address: Address) -> bool:
+    """Whether nothing of use to anybody can be there, not even in a private network."""
+    unusable = address.is_link_local or address.is_unspecified or address.is_multicast
+    return unusable or address in _METADATA or (address.version == 4 and address.is_reserved)
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -244,7 +256,8 @@ def _check_address(host: str, address: Address, policy: EgressPolicy) -> None:
         kind = "a loopback address" if unwrap(address).is_loopback else "not a public address"
         # The address behind a name is not told: it may be one that only this server's resolver knows.
         where = f"{host} is" if literal_address(host) else f"{host} resolves to what is"
-        raise Forbidden(f"{where} {kind}; this server does not connect to those", host=host, hint="setting egress_private")
+        hint = None if policy.private == "all" else "setting egress_private"
+        raise Forbidden(f"{where} {kind}; this server does not connect to those", host=host, hint=hint)
 
 
 async def resolve_checked(url: str, policy: EgressPolicy, *, timeout_s: float = 10.0) -> Target:

@@ -123,10 +123,37 @@ def test_a_public_url_passes_with_the_host_that_will_be_asked(url: str, host: st
 def test_loopback_alone_does_not_open_the_private_network() -> None:
     assert check_url("http://127.0.0.1:9/", LOOPBACK).port == 9
     assert check_url("http://[::1]:9/", LOOPBACK).port == 9
-    for url in ("http://10.0.0.1/", "http://169.254.169.254/", "http://0.0.0.0/", "http://[fe80::1]/"):
-        with pytest.raises(Forbidden):
+    for url in ("http://10.0.0.1/", "http://100.64.0.1/", "http://192.168.0.9/", "http://[fd00::1]/"):
+        with pytest.raises(Forbidden) as refused:
             check_url(url, LOOPBACK)
+        assert refused.value.hint == "setting egress_private"
         assert check_url(url, ALL)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "[fe80::1]",
+        "[::ffff:169.254.169.254]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[fd00:ec2::254]",
+        "100.100.100.200",
+        "192.0.0.192",
+        "168.63.129.16",
+        "0.0.0.0",
+        "[::]",
+        "224.0.0.1",
+        "[ff02::1]",
+        "255.255.255.255",
+    ],
+)
+@pytest.mark.parametrize("policy", [NONE, LOOPBACK, ALL], ids=lambda policy: policy.private)
+def test_metadata_services_and_what_is_nobodys_address_stay_refused_when_the_private_network_is_open(
+    host: str, policy: EgressPolicy
+) -> None:
+    with pytest.raises(Forbidden):
+        check_url(f"http://{host}/latest/meta-data/", policy)
 
 
 def test_the_port_that_is_used_must_be_allowed_also_when_the_url_does_not_name_it() -> None:
