@@ -137,6 +137,11 @@ class JobFacts:
         """Number of this try, from 1."""
         return self.job.attempt
 
+    @property
+    def last_attempt(self) -> bool:
+        """Whether a failure of this attempt is the job's; attempts that died with their worker are not counted."""
+        return self.job.attempt - self.job.crashes >= self.job.attempts_max
+
 
 class Running(JobFacts):
     """One attempt of one job, as its function sees it.

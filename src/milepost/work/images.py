@@ -46,8 +46,9 @@ from milepost.image import DISK_FORMATS, IMAGE, Image, ImageStatus, Visibility, 
 from milepost.work.convert import TARGETS, check_image, convert_image, needs_conversion
 from milepost.work.fetch import NO_SPACE_DELAY_S, FetchLimits, fetch
 from milepost.work.inspection import FORMATS, Inspected, inspect_image
-from milepost.work.locks import finish_anyway, locked
+from milepost.work.locks import locked
 from milepost.work.threads import Stop, in_thread
+from milepost.work.undo import undone
 
 T = TypeVar("T")
 
@@ -168,19 +169,10 @@ def object_key(image_id: str, fence: int) -> str:
 @kind("import", queue="images", attempts=3)
 async def import_image(job: Running, spec: ImportInput) -> ImportResult:
     """Fetch a disk image from a URL, check it, convert it where asked, store it, and publish it."""
-    async with locked(job.scratch / "lock"):
-        work = Import(job, spec)
-        try:
-            return await _name_disk_errors(work.run())
-        except asyncio.CancelledError:
-            if not job.stopping:
-                await finish_anyway(work.remove_everything())
-            raise
-        except Exception as error:
-            last = job.attempt - job.job.crashes >= job.job.attempts_max  # attempts that died with their worker are not counted
-            if last or isinstance(error, PermanentError):
-                await finish_anyway(work.remove_everything())
-            raise
+    work = Import(job, spec)
+    async with locked(job.scratch / "lock"), undone(job, lambda _: work.remove_everything()):
+        result = await _name_disk_errors(work.run())
+    return result  # noqa: RET504  (a type checker does not know that none of these swallows an error)
 
 
 class Import:

@@ -259,6 +259,8 @@ async def test_a_crash_of_the_worker_does_not_use_up_an_attempt(house: House) ->
     async def once(job: milepost.Running) -> int:
         if job.job.crashes == 0:
             await house.signals.stop_at("forever")
+        assert job.attempt == 2
+        assert job.last_attempt
         raise milepost.RetryableError("busy", "later")
 
     other = house.process()
@@ -272,6 +274,19 @@ async def test_a_crash_of_the_worker_does_not_use_up_an_attempt(house: House) ->
     assert (job.state, job.attempt, job.crashes) == (State.FAILED, 2, 1)
     other.executor.lose([job_id])
     await house.idle(other)
+
+
+async def test_an_attempt_knows_whether_it_is_the_last_one(house: House) -> None:
+    seen = []
+
+    @house.kind("thrice", attempts=3)
+    async def thrice(job: milepost.Running) -> None:
+        seen.append((job.attempt, job.last_attempt))
+        raise milepost.RetryableError("busy", "later", delay_s=0)
+
+    job = await house.run("thrice")
+    assert (await house.finish(job.id)).state is State.FAILED
+    assert seen == [(1, False), (2, False), (3, True)]
 
 
 # --- time limits -----------------------------------------------------------------------------------------------------------

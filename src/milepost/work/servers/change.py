@@ -10,11 +10,9 @@ Rules
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,10 +21,11 @@ from milepost import Conflict, NotFound, PermanentError, RetryableError, Running
 from milepost.compute import SERVER, Disk, Fault, Server, VmState, decode_server
 from milepost.machines import Machine, MachineError, QemuMissing, Seen, Standing
 from milepost.volume import VOLUME, Attachment, Volume, VolumeStatus, decode_volume
-from milepost.work.locks import finish_anyway, locked
+from milepost.work.locks import locked
 from milepost.work.servers.admission import server_resource
 from milepost.work.servers.house import folder_of
 from milepost.work.threads import in_thread
+from milepost.work.undo import undone
 from milepost.work.volumes.admission import volume_resource
 from milepost.work.volumes.change import RELEASED
 from milepost.work.volumes.disk import named_errors, write_durably
@@ -174,35 +173,24 @@ def state_of(seen: Seen, now_us: int) -> dict[str, Any]:
 
 async def run_work(job: Running, work: Change) -> Any:
     """What the work came to; when it fails for good or is cancelled it is undone first."""
-    async with locked(_lock_file(job)), _undone(job, work):
+
+    async def undo(error: Exception | None) -> None:
+        server = await work.find()
+        if server is None or not work.holds(server):
+            return
+        with contextlib.suppress(Conflict):  # another worker has the job, and the server with it
+            await work.undo(None if error is None else _named(error, work.failure))
+
+    async with locked(job.scratch / "lock"), undone(job, undo):
         with named_errors(work.failure):
             try:
-                return await work.run()
+                result = await work.run()
             except QemuMissing as error:
                 raise PermanentError("qemu_missing", str(error)) from error
             except MachineError as error:
                 await work.machine.ends(ENDING_S)  # one that was killed answers no more before it is seen to be gone
                 raise PermanentError(work.failure, str(error)) from error
-    raise AssertionError("unreachable")
-
-
-def _lock_file(job: Running) -> Path:
-    return job.scratch / "lock"
-
-
-@contextlib.asynccontextmanager
-async def _undone(job: Running, work: Change) -> AsyncIterator[None]:
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not job.stopping:
-            await _undo(work, None)
-        raise
-    except Exception as error:
-        last = job.attempt - job.job.crashes >= job.job.attempts_max  # attempts that died with their worker are not counted
-        if last or isinstance(error, PermanentError):
-            await _undo(work, _named(error, work.failure))
-        raise
+    return result
 
 
 def _named(error: Exception, code: str) -> PermanentError:
@@ -211,11 +199,3 @@ def _named(error: Exception, code: str) -> PermanentError:
     if isinstance(error, RetryableError):
         return PermanentError(error.code, error.message)
     return PermanentError(code, f"{type(error).__name__}: {error}")
-
-
-async def _undo(work: Change, error: PermanentError | None) -> None:
-    server = await work.find()
-    if server is None or not work.holds(server):
-        return
-    with contextlib.suppress(Conflict):  # another worker has the job, and the server with it
-        await finish_anyway(work.undo(error))

@@ -9,17 +9,16 @@ Rules
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import msgspec
 
 from milepost import Conflict, NotFound, PermanentError, RetryableError, Running, VersionConflict
 from milepost.volume import VOLUME, Volume, VolumeStatus, decode_volume
-from milepost.work.locks import finish_anyway, locked
+from milepost.work.locks import locked
 from milepost.work.threads import in_thread
+from milepost.work.undo import undone
 from milepost.work.volumes.checks import volume_resource
 from milepost.work.volumes.disk import DiskFolder, named_errors, write_durably
 from milepost.work.volumes.spec import VolumeResult
@@ -124,31 +123,21 @@ class Work(Protocol):
 
 async def run_work(job: Running, work: Work) -> VolumeResult:
     """What the work came to; when it fails for good or is cancelled it is undone first."""
-    async with locked(job.scratch / "lock"), _undone(job, work):
+
+    async def undo(error: Exception | None) -> None:
+        with contextlib.suppress(Conflict):  # another worker has the job, and the volume with it
+            await work.undo(_told(error))
+
+    async with locked(job.scratch / "lock"), undone(job, undo):
         with named_errors(work.failure):
-            return await work.run()
-    raise AssertionError("unreachable")
+            result = await work.run()
+    return result
 
 
-@contextlib.asynccontextmanager
-async def _undone(job: Running, work: Work) -> AsyncIterator[None]:
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not job.stopping:
-            await _undo(work, None)
-        raise
-    except Exception as error:
-        last = job.attempt - job.job.crashes >= job.job.attempts_max  # attempts that died with their worker are not counted
-        if last or isinstance(error, PermanentError):
-            named = isinstance(error, (PermanentError, RetryableError))
-            await _undo(work, str(error) if named else f"{type(error).__name__}: {error}")
-        raise
-
-
-async def _undo(work: Work, fault: str | None) -> None:
-    with contextlib.suppress(Conflict):  # another worker has the job, and the volume with it
-        await finish_anyway(work.undo(fault))
+def _told(error: Exception | None) -> str | None:
+    if error is None or isinstance(error, (PermanentError, RetryableError)):
+        return None if error is None else str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 __all__ = ["RELEASED", "Change", "Work", "result_of", "run_work", "settled_status"]
