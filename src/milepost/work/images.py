@@ -56,6 +56,7 @@ OBJECTS = "images"  # the folder in object storage
 DIGEST_PIECE_BYTES = 8 << 20
 CHANGE_TRIES = 8
 PROPERTIES_MAX = 128
+PROPERTY_CHARS_MAX = 65_535  # of a property's value: what Glance's own column takes
 TAGS_MAX = 128
 NAMESPACE = uuid.UUID("6d1c1d60-6a4e-5c0b-9d0f-5a1f2f0f6f51")  # of image ids within job ids
 
@@ -144,6 +145,8 @@ class ImportInput(msgspec.Struct, kw_only=True):
             if value is not None and not isinstance(value, str | int | float):
                 raise ValueError(f"Expected `str`, got `{'object' if isinstance(value, dict) else 'array'}` - {place}")
             custom[name] = "" if value is None else str(value)
+            if len(custom[name]) > PROPERTY_CHARS_MAX:
+                raise ValueError(f"The value has more than {PROPERTY_CHARS_MAX} characters - {place}")
         return custom
 
 

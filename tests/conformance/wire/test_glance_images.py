@@ -445,6 +445,7 @@ async def test_an_admin_lists_all_projects_images(many: Server) -> None:
         ("sort_dir=up", "Invalid sort direction: up"),
         ("protected=maybe", "Invalid value 'maybe' for 'protected' filter. Valid values are 'true' or 'false'."),
         ("os_hidden=maybe", "Invalid value 'maybe' for 'os_hidden' filter. Valid values are 'true' or 'false'."),
+        ("member_status=zz", "Invalid status: zz"),
         ("size_min=x", "Unable to filter on a range with a non-numeric value."),
         ("created_at=gt:x", 'Bad "created_at" query filter format. Use ISO 8601 DateTime notation.'),
     ],

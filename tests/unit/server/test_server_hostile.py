@@ -15,6 +15,7 @@ from milepost.wire.glance.errors import Refusal
 from milepost.wire.glance.images import read_range
 from milepost.wire.glance.patch import Change, apply_patch
 from milepost.wire.glance.tasks import at_second
+from milepost.work.images import ImportInput
 
 
 @pytest.mark.parametrize(
@@ -142,3 +143,14 @@ def test_a_property_of_an_image_is_bounded(size: int, allowed: bool) -> None:
         return
     with pytest.raises(Refusal, match="at most 65535"):
         apply_patch(image, changes, admin=False, now_us=1)
+
+
+@pytest.mark.parametrize(("size", "allowed"), [(65_535, True), (65_536, False)])
+def test_a_property_that_an_import_gives_is_bounded_alike(size: int, allowed: bool) -> None:
+    properties = {"disk_format": "raw", "container_format": "bare", "p": "x" * size}
+    asked = {"import_from": "http://a.test/x", "import_from_format": "raw", "image_properties": properties}
+    if allowed:
+        assert len(msgspec.convert(asked, ImportInput).custom_properties()["p"]) == size
+        return
+    with pytest.raises(msgspec.ValidationError, match=r"more than 65535 characters - at `\$\.image_properties\.p`"):
+        msgspec.convert(asked, ImportInput)

@@ -137,6 +137,9 @@ def read_image_query(raw: str) -> ImageQuery:
     visibility = last.get("visibility")
     if visibility is not None and visibility not in (*Visibility, "all"):
         raise Refusal(400, f"Invalid visibility value: {visibility}")
+    member_status = last.get("member_status", "all")  # nobody shares images here, but the word is checked
+    if member_status not in ("accepted", "pending", "rejected", "all"):
+        raise Refusal(400, f"Invalid status: {member_status}")
     filters = {name: value for name, value in last.items() if name not in (*_NO_FILTER, "marker")}
     flags: dict[str, bool] = {name: _flag(name, filters.pop(name)) for name in ("protected", "os_hidden") if name in filters}
     return ImageQuery(
