@@ -197,6 +197,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     job_id: JobId
     fence: int
     worker: WorkerId
+    alone: bool = False  # known to have no parent and no callback: nothing follows its end
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):

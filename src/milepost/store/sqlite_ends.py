@@ -6,6 +6,7 @@ The rules of `sqlite_jobs` hold here too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -53,9 +54,9 @@ class Ending(NamedTuple):
 
 
 def _ending(claim: Claim, outcome: Outcome, now_us: int, expires_us: int | None) -> Ending | None:
+    if type(outcome) is Succeeded:  # before the match, which asks each class in turn
+        return Ending(claim, State.SUCCEEDED, outcome.result.decode(), None, now_us, expires_us)
     match outcome:
-        case Succeeded(result):
-            return Ending(claim, State.SUCCEEDED, result.decode(), None, now_us, expires_us)
         case Failed(failure):
             return Ending(claim, State.FAILED, None, text(failure), now_us, expires_us)
         case Cancelled(failure):
@@ -104,6 +105,29 @@ def _end(
 
 def end_all(tx: Transaction, endings: list[Ending]) -> list[bool]:
     """End those whose lease still holds; all of them are over before what follows from the end of each."""
+    alone = [one.claim.alone and FINAL_TYPES[one.state] not in tx.watched for one in endings]
+    if sum(alone) < ALIKE_MIN or not _end_alone(tx, [*compress(endings, alone)]):
+        return _end_each(tx, endings)
+    others = iter(_end_each(tx, [one for one, is_alone in zip(endings, alone, strict=True) if not is_alone]))
+    return [is_alone or next(others) for is_alone in alone]
+
+
+def _end_alone(tx: Transaction, endings: list[Ending]) -> bool:
+    """End them without a look at their rows: nobody listens and nothing follows.  False, and nothing is written, when a lease
+    was lost.
+    """
+    rows = [(one.claim.job_id, one.claim.fence, one.state._value_, *one[2:]) for one in endings]
+    tx.execute("SAVEPOINT alone")
+    whole = _write_ends(tx, rows) == len(rows)
+    if not whole:
+        tx.execute("ROLLBACK TO alone")
+    tx.execute("RELEASE alone")
+    if whole:
+        emit_all(tx, [row[0] for row in rows], None)
+    return whole
+
+
+def _end_each(tx: Transaction, endings: list[Ending]) -> list[bool]:
     if not endings:
         return []
     found = {row[0]: row for row in tx.execute(SQL.find_ending, (text([one.claim.job_id for one in endings]),))}
@@ -139,20 +163,22 @@ def end_all(tx: Transaction, endings: list[Ending]) -> list[bool]:
     return held
 
 
-def _write_ends(tx: Transaction, rows: list[tuple[Any, ...]]) -> None:
-    """The rows have their final states: the parameters of `finish_job`."""
+def _write_ends(tx: Transaction, rows: list[tuple[Any, ...]]) -> int:
+    """The rows have their final states: the parameters of `finish_job`.  How many were running with this fence."""
     if len(rows) < ALIKE_MIN:
-        tx.connection.executemany(SQL.finish_job, rows)
-        return
+        return tx.connection.executemany(SQL.finish_job, rows).rowcount
+    count = 0
     alike, single = split_alike(rows, _but_id_and_result, RESULT_AT)
     for (fence, state, error, now_us, expires_us), results in alike:
         different = set(results.values())
         if len(different) == 1:
-            tx.execute(SQL.finish_same, (text(list(results)), fence, state, different.pop(), error, now_us, expires_us))
+            params = (text(list(results)), fence, state, different.pop(), error, now_us, expires_us)
+            count += tx.execute(SQL.finish_same, params).rowcount
         else:
-            tx.execute(SQL.finish_alike, (text(results), fence, state, error, now_us, expires_us))
+            count += tx.execute(SQL.finish_alike, (text(results), fence, state, error, now_us, expires_us)).rowcount
     if single:
-        tx.connection.executemany(SQL.finish_job, single)
+        count += tx.connection.executemany(SQL.finish_job, single).rowcount
+    return count
 
 
 RESULT_AT = 3

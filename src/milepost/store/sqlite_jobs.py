@@ -36,7 +36,7 @@ from milepost.store.alike import split_alike
 from milepost.store.rows import job_from_row, job_params, new_job, plain_params, text
 from milepost.store.sqlite_publish import SQL as DELIVERY_SQL
 from milepost.store.sqlite_records import apply_writes, check_writes
-from milepost.store.sqlite_starts import begun, choose, kept, started
+from milepost.store.sqlite_starts import begun, choose, claimed, kept, started
 from milepost.store.statements import load
 from milepost.store.writer import Transaction
 
@@ -317,13 +317,13 @@ def claim_jobs(tx: Transaction, queue: str, worker: WorkerId, now_us: int, limit
         tx.fresh.clear()  # full of jobs that are not claimed: cancelled, or of a paused queue
     read = _read_claimed(tx, missing) if missing else {}
     jobs = [read[ids[at]] if job is None else started(job, worker, now_us) for at, job in enumerate(fresh)]
-    claimed = [Claimed(job, Claim(job.id, job.fence, worker)) for job in jobs]
+    taken = [claimed(job, worker) for job in jobs]
     if starter is not None:
-        tx.begun += claimed
+        tx.begun += taken
     first_id = emit_all(tx, ids, EventType.STARTED)
     if EventType.STARTED in tx.watched:
-        tell_all(tx, first_id, (one.job for one in claimed), EventType.STARTED)
-    return claimed
+        tell_all(tx, first_id, (one.job for one in taken), EventType.STARTED)
+    return taken
 
 
 def _read_claimed(tx: Transaction, ids: list[str]) -> dict[str, Job]:

@@ -62,4 +62,9 @@ def kept(job: Job) -> Job:
 
 def begun(job: Job, worker: WorkerId) -> Claimed:
     """The job as its worker gets it."""
-    return Claimed(started(kept(job), worker, job.created_us), Claim(job.id, 1, worker))
+    return claimed(started(kept(job), worker, job.created_us), worker)
+
+
+def claimed(job: Job, worker: WorkerId) -> Claimed:
+    """A running job and the right to write it."""
+    return Claimed(job, Claim(job.id, job.fence, worker, job.parent_id is None and job.callback is None))

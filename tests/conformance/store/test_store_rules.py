@@ -20,6 +20,7 @@ from milepost.errors import (
 )
 from milepost.job import (
     FINAL,
+    Callback,
     Claim,
     EventType,
     Failure,
@@ -128,6 +129,38 @@ async def test_rule_3_outcomes_that_are_given_together_are_each_judged_alone(hou
     assert await house.history(third.job.id) == ["submitted", "started", "cancelled"]
     assert await house.history(parent.job.id) == ["submitted", "started", "waiting", "resumed"]
     assert await house.store.finish_jobs([]) == []
+
+
+async def test_rule_3_a_lost_lease_among_many_ends_costs_the_others_nothing(house: House) -> None:
+    held = [await house.running() for _ in range(8)]
+    taken = held[3]
+    await house.end(taken, Returned())
+    again = await house.claim_one(queue=taken.job.queue)
+    ended = [Ended(one.claim, OK, house.now_us, house.expires_us) for one in [*held, held[0]]]
+    assert again.job.id == taken.job.id
+    assert await house.store.finish_jobs(ended) == [one is not taken for one in held] + [False]
+    for one in held:
+        expected = ["returned", "started"] if one is taken else ["succeeded"]
+        assert await house.history(one.job.id) == ["submitted", "started", *expected]
+    assert await house.state(taken.job.id) is State.RUNNING
+    seqs = [[event.seq for event in await house.store.list_events(job_id=one.job.id)] for one in held]
+    assert all(found == list(range(1, len(found) + 1)) for found in seqs)
+
+
+async def test_rule_3_callbacks_and_parents_follow_in_a_large_batch_of_ends(house: House) -> None:
+    plain = [await house.running() for _ in range(8)]
+    calling = await house.running(callback=Callback("http://127.0.0.1/told"))
+    parent = await house.running()
+    (sub,) = await house.split(parent, *subs(1))
+    child = await house.claim_one(queue=sub.queue)
+    mixed = [*plain[:4], calling, *plain[4:], child]
+    ended = [Ended(one.claim, BROKEN if one is plain[2] else OK, house.now_us, house.expires_us) for one in mixed]
+    assert await house.store.finish_jobs(ended) == [True] * len(mixed)
+    assert [one.job_id for one in await house.store.list_deliveries(calling.job.id)] == [calling.job.id]
+    assert await house.history(parent.job.id) == ["submitted", "started", "waiting", "resumed"]
+    assert [await house.state(one.job.id) for one in plain] == [
+        State.FAILED if one is plain[2] else State.SUCCEEDED for one in plain
+    ]
 
 
 async def test_rule_1_a_closed_store_says_so(durable: House) -> None:
