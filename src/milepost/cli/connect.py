@@ -96,8 +96,13 @@ def connected(function: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             place.close()
 
+    add_options(command, function, {"url": Url, "token": Token, "project": Project, "wire": Wire, "cloud": Cloud})
+    return command
+
+
+def add_options(command: Callable[..., Any], function: Callable[..., Any], shared: dict[str, Any]) -> None:
+    """`command` has the parameters of `function` behind its first one, then `--json` and these: names with their annotations."""
     hints = typing.get_type_hints(function, include_extras=True)
-    shared = {"url": Url, "token": Token, "project": Project, "wire": Wire, "cloud": Cloud}
     own = [one.replace(annotation=hints[one.name]) for one in list(inspect.signature(function).parameters.values())[1:]]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in shared.items()
@@ -106,7 +111,6 @@ def connected(function: Callable[..., Any]) -> Callable[..., Any]:
     parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + added
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
-    return command
 
 
 class _Troubles(logging.Handler):

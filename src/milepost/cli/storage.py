@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from milepost.cli.connect import PANEL, end
-from milepost.cli.exits import Exit
+from milepost.cli.connect import PANEL, add_options, end
 from milepost.cli.show import Show
 from milepost.client.open import DEFAULT_URL
 from milepost.client.storage import Storage
@@ -40,35 +40,57 @@ Bucket = Annotated[str, typer.Argument(metavar="BUCKET", help="name of the bucke
 ObjectKey = Annotated[str, typer.Argument(metavar="KEY", help="key of the object, any text")]
 
 
+SHARED: dict[str, Any] = {"url": Url, "access_key": Access, "secret_key": Secret, "project": Project}
+
+
 class Place:
-    """Where a command goes, and as whom."""
+    """The options of one command line: opens the server's storage when it is first needed."""
 
-    def __init__(self, url: str | None, access: str | None, secret: str | None, project: str | None) -> None:
-        self._url, self._access, self._secret, self._project = url, access, secret, project
+    def __init__(
+        self, show: Show, *, url: str | None, access_key: str | None, secret_key: str | None, project: str | None
+    ) -> None:
+        self.show = show
+        self._url, self._access, self._secret, self._project = url, access_key, secret_key, project
+        self._storage: Storage | None = None
 
-    def open(self) -> Storage:
+    @property
+    def storage(self) -> Storage:
         """Errors: InvalidInput when only half of a key is given."""
-        if bool(self._access) != bool(self._secret):
-            raise InvalidInput("an access key and its secret are given together", path="--access-key")
-        key = Key(self._access, self._secret) if self._access and self._secret else None
-        return Storage(self._url or DEFAULT_URL, key, project=self._project)
+        if self._storage is None:
+            if bool(self._access) != bool(self._secret):
+                raise InvalidInput("an access key and its secret are given together", path="--access-key")
+            key = Key(self._access, self._secret) if self._access and self._secret else None
+            self._storage = Storage(self._url or DEFAULT_URL, key, project=self._project)
+        return self._storage
+
+    def close(self) -> None:
+        if self._storage is not None:
+            self._storage.close()
 
 
-def run(place: Place, as_json: bool, act: Callable[[Storage, Show], None]) -> None:
-    """Act with the server's storage; errors become exit codes."""
-    show = Show(as_json=as_json)
+def stored(function: Callable[..., None]) -> Callable[..., None]:
+    """A command `function(place, …)`: gets the options of `Place` and `--json`, and its errors become exit codes."""
 
-    def acted() -> Exit:
-        storage = place.open()
+    @functools.wraps(function)
+    def command(**given: Any) -> None:
+        show = Show(as_json=given.pop("json"))
+        place = Place(show, **{name: given.pop(name) for name in SHARED})
+
+        def acted() -> None:
+            try:
+                function(place, **given)
+            except BrokenPipeError:  # the reader of our output has seen enough
+                raise
+            except OSError as error:
+                raise InvalidInput(f"{error.filename}: {error.strerror}", path="FILE") from error
+
         try:
-            act(storage, show)
-        except OSError as error:
-            raise InvalidInput(f"{error.filename}: {error.strerror}", path="FILE") from error
+            end(show, acted)
         finally:
-            storage.close()
-        return Exit.DONE
+            place.close()
 
-    end(show, acted)
+    add_options(command, function, SHARED)
+    return command
 
 
 def tell(show: Show, fields: dict[str, Any]) -> None:
