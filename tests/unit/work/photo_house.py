@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,38 @@ def with_exif(path: Path) -> Path:
         image.set_type(pyvips.GValue.gstr_type, name, value)
     image.write_to_file(str(path), Q=90)
     return path
+
+
+_TAGS = {
+    "Model": (0, 0x0110),
+    "Orientation": (0, 0x0112),
+    "ExposureProgram": (1, 0x8822),
+    "MeteringMode": (1, 0x9207),
+    "Flash": (1, 0x9209),
+}
+
+
+def jpeg_with_exif(**tags: int | str) -> bytes:
+    """A small picture with these tags and no others: texts of up to 100 characters, and short numbers."""
+    directories: tuple[dict[int, int | str], ...] = ({}, {})
+    for name, value in tags.items():
+        where, number = _TAGS[name]
+        directories[where][number] = value
+    lengths = [2 + 12 * (len(directories[0]) + bool(directories[1])) + 4, 2 + 12 * len(directories[1]) + 4]
+    if directories[1]:
+        directories[0][0x8769] = 8 + lengths[0]
+    texts, packed = b"", b""
+    for directory in directories:
+        packed += struct.pack(">H", len(directory))
+        for number, value in sorted(directory.items()):
+            if isinstance(value, str):
+                packed += struct.pack(">HHII", number, 2, len(value) + 1, 8 + sum(lengths) + len(texts))
+                texts += value.encode() + b"\0"
+            elif number == 0x8769:
+                packed += struct.pack(">HHII", number, 4, 1, value)
+            else:
+                packed += struct.pack(">HHIHH", number, 3, 1, value, 0)
+        packed += bytes(4)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + packed + texts
+    plain: bytes = pyvips.Image.black(16, 12, bands=3).copy(interpretation="srgb").jpegsave_buffer(keep="none")
+    return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]

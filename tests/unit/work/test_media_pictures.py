@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import pyvips
-from photo_house import LIMITS, animation, color_at, do, like, look, photo, quarters, with_exif
+from photo_house import LIMITS, animation, color_at, do, jpeg_with_exif, like, look, photo, quarters, with_exif
 
 from milepost.work.media.commands import BadCommand, FopFailed
 from milepost.work.media.encode import corrected_quality, source_quality
+from milepost.work.media.exif import tags_of
 from milepost.work.media.grammar import encode_text
 from milepost.work.media.pictures import parse_watermark
 from milepost.work.media.raster import sniff
@@ -470,6 +471,17 @@ def test_slim_leaves_what_cannot_be_made_smaller(tmp_path, out):
     assert do("imageslim", tmp_path / "slim.png", out).unchanged
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_slim_picture_is_held_as_the_camera_was_and_tells_nothing_else(suffix, tmp_path, out):
+    image = look(CHINA).copy()
+    image.set_type(pyvips.GValue.gint_type, "orientation", 6)
+    image.set_type(pyvips.GValue.gstr_type, "exif-ifd0-Model", "Phone (Phone, ASCII, 6 components, 6 bytes)")
+    image.write_to_file(str(tmp_path / f"in{suffix}"), **({"Q": 95} if suffix == ".jpg" else {}))
+    assert not do("imageslim", tmp_path / f"in{suffix}", out).unchanged
+    assert (look(out).width, look(out).get("orientation")) == (640, 6)
+    assert not look(out).get_typeof("exif-ifd0-Model")
+
+
 # --- answers -------------------------------------------------------------------------------------------------
 
 
@@ -505,6 +517,29 @@ def test_exif_is_told_with_types_and_text(tmp_path, out):
     assert answer["DateTime"] == {"type": 2, "val": "2011:11:19 17:09:23"}
     assert answer["ExposureTime"] == {"type": 5, "val": "1/50 sec."}
     assert all(isinstance(one["val"], str) and isinstance(one["type"], int) for one in answer.values())
+
+
+def test_exif_is_told_in_words_and_nothing_is_made_up(tmp_path, out):
+    (tmp_path / "in.jpg").write_bytes(jpeg_with_exif(Orientation=6, ExposureProgram=2, MeteringMode=5, Flash=16, Model="A (b) c"))
+    assert do("exif", tmp_path / "in.jpg", out).result == {
+        "Model": {"type": 2, "val": "A (b) c"},
+        "Orientation": {"type": 3, "val": "Right-top"},
+        "ExposureProgram": {"type": 3, "val": "Normal program"},
+        "MeteringMode": {"type": 3, "val": "Pattern"},
+        "Flash": {"type": 3, "val": "Flash did not fire, compulsory flash mode"},
+    }
+
+
+def test_exif_without_a_word_for_a_value_tells_the_number(tmp_path, out):
+    (tmp_path / "in.jpg").write_bytes(jpeg_with_exif(Orientation=99))
+    assert do("exif", tmp_path / "in.jpg", out).result == {"Orientation": {"type": 3, "val": "99"}}
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"Exif\0\0", b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"II*\0\x08\0\0\0\0\0\x08\0\0\0", bytes(50)]
+)
+def test_directories_that_are_broken_or_go_round_end(data):
+    assert list(tags_of(data)) == []
 
 
 def test_no_exif_is_said(out):

@@ -26,7 +26,7 @@ MIME = {
 QUALITY = {"jpeg": 75, "webp": 75, "avif": 50}
 WEBP_SIDE_MAX, AVIF_SIDE_MAX, AVIF_PIXELS_MAX = 16_383, 9_999, 30_720_000
 GIF_COLORS = 128
-_KEEP_ALL, _KEEP_EXIF = 63, 1  # VipsForeignKeep
+KEEP_EXIF, KEEP_PROFILE, _KEEP_ALL = 1, 8, 63  # VipsForeignKeep
 HEADER_BYTES = 256 << 10  # of a JPEG, in which its tables are looked for
 
 # fmt: off
@@ -188,8 +188,8 @@ def encode(image: Image, out: str, made: str, quality: int, save: Save, backgrou
 def _kept(image: Image, save: Save) -> int:
     """Which metadata is written.  libvips makes up EXIF for a picture that had none: it is where the density stands."""
     if save.strip:
-        return 0 if save.density is None else _KEEP_EXIF
-    return _KEEP_ALL if save.density is not None or image.get_typeof("exif-data") else _KEEP_ALL & ~_KEEP_EXIF
+        return 0 if save.density is None else KEEP_EXIF
+    return _KEEP_ALL if save.density is not None or image.get_typeof("exif-data") else _KEEP_ALL & ~KEEP_EXIF
 
 
 def _bits(colors: int, allowed: Iterable[int]) -> int:

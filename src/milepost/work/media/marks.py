@@ -147,18 +147,30 @@ def slim(photo: Photo, spec: Slim, out: str) -> Done:
         raise FopFailed(f"imageslim takes jpeg and png, not {photo.format}")
     try:
         photo.change((), animated=False, background=Color(), border=Color())
-        image = photo.frames[0]
+        image, keep = _only_turned(photo.frames[0], photo.orientation)
         if photo.format == "jpeg":
             quality = min(encode.source_quality(photo.path) or SLIM_QUALITY, SLIM_QUALITY)
-            flat(image).jpegsave(out, Q=quality, optimize_coding=True, interlace=True, keep="icc")
+            flat(image).jpegsave(out, Q=quality, optimize_coding=True, interlace=True, keep=keep)
         else:
             level = min(9, spec.level or 1)
-            image.pngsave(out, palette=image.format == "uchar", Q=90, bitdepth=8, compression=max(level, 6), effort=7, keep="icc")
+            image.pngsave(out, palette=image.format == "uchar", Q=90, bitdepth=8, compression=max(level, 6), effort=7, keep=keep)
     except pyvips.Error:
         return Done(unchanged=True)
     if Path(out).stat().st_size >= Path(photo.path).stat().st_size:
         return Done(unchanged=True)
     return Done(mime_type=encode.MIME[photo.format])
+
+
+def _only_turned(image: Image, orientation: int) -> tuple[Image, int]:
+    """The picture with its profile and nothing of what the camera wrote, but for how it is to be held."""
+    if orientation == 1:
+        return image, encode.KEEP_PROFILE
+    image = image.copy()
+    for field in image.get_fields():
+        if field.startswith("exif-"):
+            image.remove(field)
+    image.set_type(pyvips.GValue.gint_type, "orientation", orientation)
+    return image, encode.KEEP_PROFILE | encode.KEEP_EXIF
 
 
 __all__ = ["draw_marks", "round_corners", "slim"]

@@ -63,7 +63,11 @@ def sniff(path: str) -> str:
             return "heic"
     if head.startswith(b"BM"):
         return "bmp"
-    raise FopFailed("source data is empty" if not head else "unsupported format: not a picture that can be read here")
+    raise FopFailed(
+        "source data is empty or fail to get source data"
+        if not head
+        else "unsupported format: not a picture that can be read here"
+    )
 
 
 class Photo:

@@ -15,20 +15,11 @@ import pyvips
 from milepost.work.media import encode
 from milepost.work.media.child import forked
 from milepost.work.media.commands import FopFailed
+from milepost.work.media.exif import ORIENTATIONS, read_exif
 from milepost.work.media.marks import draw_marks, round_corners, slim
 from milepost.work.media.raster import ANIMATED, Photo, flat, restrict
 from milepost.work.media.spec import Average, Color, Done, Exif, ImageInfo, Picture, RoundPic, Slim, Watermark, Work
 
-# Source: libexif's words for Orientation, which the service's answers use; libexif exif-tag.h.
-ORIENTATIONS = {
-    1: "Top-left", 2: "Top-right", 3: "Bottom-right", 4: "Bottom-left",
-    5: "Left-top", 6: "Right-top", 7: "Right-bottom", 8: "Left-bottom",
-}  # fmt: skip
-EXIF_TYPES = {
-    "Byte": 1, "ASCII": 2, "Short": 3, "Long": 4, "Rational": 5, "SByte": 6, "Undefined": 7, "SShort": 8, "SLong": 9,
-    "SRational": 10, "Float": 11, "Double": 12,
-}  # fmt: skip
-_EXIF_VALUE = re.compile(r".*? \((.*), (\w+), \d+ components?, \d+ bytes?\)", re.DOTALL)
 _WARM = ("jpegload", "jpegsave", "thumbnail", "thumbnail_image", "pngload", "pngsave", "webpload", "webpsave", "crop", "autorot")
 
 
@@ -70,7 +61,7 @@ def work(request: Work) -> Done:
             case ImageInfo():
                 return Done(result=info(photo))
             case Exif():
-                return Done(result=exif(photo))
+                return Done(result=read_exif(photo.header))
             case Average():
                 return Done(result=average(photo))
     except pyvips.Error as error:
@@ -125,20 +116,6 @@ def _color_model(photo: Photo) -> str:
     if photo.format in ("jpeg", "webp", "avif", "heic") and not header.hasalpha():
         return "ycbcr"
     return f"nrgba{deep}"
-
-
-def exif(photo: Photo) -> dict[str, Any]:
-    """Every tag by its name, the picture's own before those of its thumbnail.  Errors: FopFailed when there is none."""
-    found: dict[str, Any] = {}
-    for field in photo.header.get_fields():
-        if not (tag := re.fullmatch(r"exif-ifd([0234])-(.+)", field)):
-            continue
-        value = _EXIF_VALUE.fullmatch(str(photo.header.get(field)))
-        if value is not None:
-            found.setdefault(tag[2], {"type": EXIF_TYPES.get(value[2], 7), "val": value[1].strip()})
-    if not found or "exif-data" not in photo.has_fields:
-        raise FopFailed("no exif data")
-    return found
 
 
 def average(photo: Photo) -> dict[str, str]:
