@@ -15,14 +15,18 @@ import msgspec
 from bench.figure import Figure, Row
 from bench.figures.cadence import at, make_jobs
 from bench.room import Room
-from bench.virtual import Virtual
-from milepost.client.budget import Limit
+from milepost.client.budget import Budgets, Limit
 from milepost.client.bulk import Bulk
+from milepost.client.dialects import dialect
 from milepost.client.known import Known
+from milepost.client.places import Places
+from milepost.client.session import Session
+from milepost.testing.virtual import VirtualDriver
 from milepost.wire import Request, Response
 
 JOBS = 1000
 ALLOWED, WINDOW_S = 200, 300.0
+RTT_S = 0.05
 
 
 class Cloud:
@@ -55,15 +59,21 @@ class Cloud:
 def milepost(durations_s: list[float], limit: Limit | None) -> dict[str, float]:
     """What waiting for all of them with one call comes to."""
     cloud = Cloud(durations_s)
-    virtual = Virtual("huawei-ecs", cloud.answer, random.Random(2).random, limit=limit)
+    driver = VirtualDriver(lambda request: (RTT_S, cloud.answer(request, driver.now_s + RTT_S / 2)))
+    session = Session(
+        dialect("huawei-ecs"),
+        "https://cloud.example.test",
+        clock=driver.clock,
+        project="p",
+        random=random.Random(2).random,
+        limit=limit,
+        budgets=Budgets(),
+        places=Places(),
+    )
     jobs = [Known(f"{number:032x}") for number in range(len(durations_s))]
-    lags: list[float] = []
-
-    def ended(known: Known) -> None:
-        if known.done:
-            lags.append(virtual.clock.s - durations_s[int(known.id, 16)])
-
-    virtual.run(Bulk(virtual.session, jobs, timeout_s=None, cadence=None).run(), ended)
+    driver.run(Bulk(session, jobs, timeout_s=None, cadence=None).run(), steps_max=10_000_000)
+    came = zip(driver.emitted_s, driver.emitted, strict=True)
+    lags = [at_s - durations_s[int(known.id, 16)] for at_s, known in came if known.done]
     return {
         "failed waits": len(jobs) - len(lags),
         "probes a job": cloud.answered / len(jobs),

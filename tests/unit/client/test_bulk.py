@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tracemalloc
+from collections import deque
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -48,7 +49,7 @@ class Cloud:
         self.talk = Talk(self.answer, **options)
 
     def state(self, id: str) -> str:
-        return "succeeded" if self.talk.clock.s - 1000.0 >= self.ends[id] else "running"
+        return "succeeded" if self.talk.now_s - 1000.0 >= self.ends[id] else "running"
 
     def answer(self, request):
         path = request.url.rpartition("/jobs")[2]
@@ -97,38 +98,32 @@ def test_a_stream_that_does_not_open_holds_nothing_up() -> None:
     cloud = Cloud(dict.fromkeys(names(3), 5.0))
     cloud.talk.stream = lambda request: (lost(), [])
     cloud.wait(known(3))
-    assert cloud.talk.clock.s - 1000.0 < 6.5
+    assert cloud.talk.now_s - 1000.0 < 6.5
     cloud = Cloud(dict.fromkeys(names(3), 5.0))
     cloud.talk.stream = lambda request: (STREAM, [(1e6, BEGIN)])  # silent
     cloud.wait(known(3))
-    assert cloud.talk.clock.s - 1000.0 < 8.5
+    assert cloud.talk.now_s - 1000.0 < 8.5
 
 
 def test_a_broken_stream_goes_on_behind_its_last_event_and_lists_fill_the_gap() -> None:
     opened = []
 
     def stream(request):
-        opened.append((cloud.talk.clock.s - 1000.0, request.headers.get("Last-Event-ID")))
+        opened.append((cloud.talk.now_s - 1000.0, request.headers.get("Last-Event-ID")))
         if len(opened) == 1:
             return STREAM, [BEGIN, (10.0, end(9, "job-0")), lost()]
-        if cloud.talk.clock.s - 1000.0 < 60.0:
+        if cloud.talk.now_s - 1000.0 < 60.0:
             return lost(), []
         return STREAM, [b"id: 9\n\n", (20.0, end(12, "job-2"))]
 
     cloud = Cloud({"job-0": 10.0, "job-1": 30.0, "job-2": 500.0})
     cloud.talk.stream = stream
-    came: dict[str, float] = {}
-    cloud.talk.emitted = Came(lambda one: came.update({one.id: cloud.talk.clock.s - 1000.0}))
     cloud.ends["job-2"] = 80.0
     cloud.wait(known(3))
+    came = cloud.talk.came()
     assert [last for _, last in opened[1:]] == ["9"] * (len(opened) - 1)
     assert came["job-1"] <= 30.0 * 1.1 + 1.0  # found by asking, while there was no stream
     assert came["job-2"] <= 80.0 + 15.0
-
-
-class Came(list):
-    def __init__(self, tell) -> None:
-        self.append = tell
 
 
 def test_a_server_without_a_project_stream_is_asked_for_it_once() -> None:
@@ -143,7 +138,7 @@ def test_an_event_that_cannot_be_read_is_passed_over() -> None:
     cloud.talk.stream = lambda request: (STREAM, parts)
     cloud.wait(known(2))
     assert len(cloud.talk.opened) == 1
-    assert cloud.talk.clock.s - 1000.0 < 21.0
+    assert cloud.talk.now_s - 1000.0 < 21.0
 
 
 def test_with_the_users_own_interval_there_is_no_stream() -> None:
@@ -166,7 +161,7 @@ def test_a_job_that_ends_while_it_is_asked_about_is_not_left_to_the_stream() -> 
     cloud.talk.server = slow
     cloud.talk.stream = lambda request: (STREAM, [BEGIN, (0.1, end(8, "job-0")), end(9, "job-1")])
     cloud.wait(known(2))
-    assert cloud.talk.clock.s - 1000.0 < 5.0
+    assert cloud.talk.now_s - 1000.0 < 5.0
 
 
 # --- lists --------------------------------------------------------------------------------------------------------------
@@ -180,7 +175,7 @@ class Tasks:
         self.talk = Talk(self.answer, wire="glance")
 
     def task(self, id: str) -> bytes:
-        now_s = self.talk.clock.s - 1000.0
+        now_s = self.talk.now_s - 1000.0
         over = now_s >= self.ends[id]
         at_s = int(self.ends[id] if over else 0)
         at = f"2026-03-04T{5 + at_s // 3600:02d}:{at_s // 60 % 60:02d}:{at_s % 60:02d}Z"
@@ -202,7 +197,7 @@ class Tasks:
         body = {"tasks": [msgspec.Raw(one) for one in tasks[start : start + self.page]]}
         if start + self.page < len(tasks):
             body["next"] = f"/v2/tasks?sort_key=updated_at&sort_dir=desc&start={start + self.page}"
-        at_s = int(self.talk.clock.s - 1000.0)
+        at_s = int(self.talk.now_s - 1000.0)
         headers = {"date": f"Wed, 04 Mar 2026 {5 + at_s // 3600:02d}:{at_s // 60 % 60:02d}:{at_s % 60:02d} GMT"}
         return (0.05, Response(200, headers, msgspec.json.encode(body)))
 
@@ -218,7 +213,7 @@ def test_one_page_of_what_changed_answers_for_all_tasks() -> None:
     assert len(tasks.talk.paths) - len(pages) == 150  # each by its id once, for its result
     assert len(pages) < 100
     assert all(one.done for one in jobs)
-    assert tasks.talk.clock.s - 1000.0 < 449.0 * 1.05 + 1
+    assert tasks.talk.now_s - 1000.0 < 449.0 * 1.05 + 1
 
 
 def test_tasks_of_many_pages_are_found_and_later_sweeps_read_only_the_top() -> None:
@@ -247,7 +242,7 @@ def test_a_task_that_no_list_shows_is_asked_for_by_its_id() -> None:
 def test_a_list_that_fails_for_a_while_is_asked_for_again_and_not_each_job() -> None:
     tasks = Tasks(dict.fromkeys(names(30), 100.0))
     answered = tasks.talk.server
-    tasks.talk.server = lambda request: lost() if 5 < tasks.talk.clock.s - 1000.0 < 40 else answered(request)
+    tasks.talk.server = lambda request: lost() if 5 < tasks.talk.now_s - 1000.0 < 40 else answered(request)
     jobs = known(30)
     tasks.wait(jobs)
     assert all(one.done for one in jobs)
@@ -283,7 +278,7 @@ def test_of_an_unfinished_job_no_raw_answer_is_kept() -> None:
 def test_a_waiting_job_takes_less_than_two_kilobytes() -> None:
     count = 2000
     cloud = Cloud(dict.fromkeys(names(count), 1e9))
-    cloud.talk.asked = Came(lambda _: None)
+    cloud.talk.asked = deque(maxlen=0)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -305,7 +300,7 @@ def test_a_limit_is_kept_to_by_a_bulk_wait() -> None:
     ids = [f"{n:032x}" for n in range(40)]
 
     def answer(request):
-        over = cloud.talk.clock.s > 1005.0
+        over = cloud.talk.now_s > 1005.0
         body = {"job_id": request.url.rpartition("/")[2], "job_type": "x", "status": "SUCCESS" if over else "RUNNING"}
         return (0.01, Response(200, {}, msgspec.json.encode({**body, "entities": {}})))
 
@@ -340,7 +335,7 @@ def test_429_on_everything_for_minutes_fails_no_wait() -> None:
     cloud = Cloud(dict.fromkeys(names(10), 700.0))
     answered = cloud.talk.server
     refused = problem(429, "throttled")
-    cloud.talk.server = lambda request: refused if 10 < cloud.talk.clock.s - 1000.0 < 600 else answered(request)
+    cloud.talk.server = lambda request: refused if 10 < cloud.talk.now_s - 1000.0 < 600 else answered(request)
     jobs = known(10)
     cloud.wait(jobs)
     assert all(one.done for one in jobs)
@@ -350,7 +345,7 @@ def test_429_on_everything_for_minutes_fails_no_wait() -> None:
 def test_a_server_that_is_away_is_asked_by_one_request_at_a_time_whatever_the_number_of_jobs() -> None:
     cloud = Cloud(dict.fromkeys(names(3000), 300.0))
     answered = cloud.talk.server
-    cloud.talk.server = lambda request: lost() if cloud.talk.clock.s - 1000.0 < 200 else answered(request)
+    cloud.talk.server = lambda request: lost() if cloud.talk.now_s - 1000.0 < 200 else answered(request)
     jobs = known(3000)
     cloud.wait(jobs, timeout_s=900.0)
     assert all(one.done for one in jobs)
@@ -360,10 +355,10 @@ def test_a_server_that_is_away_is_asked_by_one_request_at_a_time_whatever_the_nu
 def test_an_open_ended_wait_gives_up_on_a_server_that_is_gone() -> None:
     cloud = Cloud(dict.fromkeys(names(3), 1e9))
     answered = cloud.talk.server
-    cloud.talk.server = lambda request: lost() if cloud.talk.clock.s > 1010 else answered(request)
+    cloud.talk.server = lambda request: lost() if cloud.talk.now_s > 1010 else answered(request)
     with pytest.raises(Unreachable) as caught:
         cloud.wait(known(3))
-    assert 300 < cloud.talk.clock.s - 1010.0 < 360
+    assert 300 < cloud.talk.now_s - 1010.0 < 360
     assert caught.value.fields["pending"] == names(3)
 
 
@@ -376,7 +371,7 @@ def test_an_expired_token_is_renewed_once_for_all() -> None:
             asked.append(request)
             body = {"token": {"project": {"id": "p"}, "expires_at": "2030-01-01T00:00:00Z", "catalog": []}}
             return (0.1, Response(201, {"x-subject-token": next(tokens)}, msgspec.json.encode(body)))
-        if cloud.talk.clock.s > 1005.0 and "Bearer one" in str(request.headers):
+        if cloud.talk.now_s > 1005.0 and "Bearer one" in str(request.headers):
             return (0.01, problem(401, "unauthenticated"))
         return Cloud.answer(cloud, request)
 

@@ -33,7 +33,7 @@ def granted(token: str) -> Response:
 
 def between(start_s: float, end_s: float, talk: Talk, trouble: Callable, server: Callable) -> Callable:
     """The server, but the trouble between these seconds."""
-    return lambda request: trouble(request) if start_s <= talk.clock.s - 1000.0 < end_s else server(request)
+    return lambda request: trouble(request) if start_s <= talk.now_s - 1000.0 < end_s else server(request)
 
 
 # --- several waits ------------------------------------------------------------------------------------------------------
@@ -104,14 +104,14 @@ def test_a_token_that_expires_in_the_middle_is_renewed_for_the_stream_too() -> N
     def answer(request):
         if "/auth/" in request.url:
             return granted(next(tokens))
-        if cloud.talk.clock.s > 1005.0 and "Bearer one" in str(request.headers):
+        if cloud.talk.now_s > 1005.0 and "Bearer one" in str(request.headers):
             return (0.01, problem(401, "unauthenticated"))
         return Cloud.answer(cloud, request)
 
     def stream(request):
-        if cloud.talk.clock.s > 1005.0 and "Bearer one" in str(request.headers):
+        if cloud.talk.now_s > 1005.0 and "Bearer one" in str(request.headers):
             return problem(401, "unauthenticated"), []
-        return STREAM, [BEGIN, (10.0, None)] if cloud.talk.clock.s < 1005.0 else [b"id: 7\n\n"]
+        return STREAM, [BEGIN, (10.0, None)] if cloud.talk.now_s < 1005.0 else [b"id: 7\n\n"]
 
     cloud = Cloud(dict.fromkeys(names(5), 600.0), credentials=WHO)
     cloud.talk.server, cloud.talk.stream = answer, stream
@@ -127,7 +127,7 @@ def test_while_nobody_gives_a_token_the_wait_goes_on_calmly_and_ends_in_time(wir
     talk = Talk(lambda _: lost(sent=False), wire=wire, endpoint=None, credentials=WHO)
     with pytest.raises(Unreachable):
         talk.run(Bulk(talk.session, known(20), timeout_s=120.0, cadence=None).run(), steps_max=3000)
-    assert talk.clock.s - 1000.0 < 125.0
+    assert talk.now_s - 1000.0 < 125.0
     assert len(talk.asked) < 100
 
 
@@ -193,24 +193,12 @@ def test_changes_of_many_tasks_are_seen_when_the_clock_of_the_answers_is_ahead()
         )
 
     tasks.talk.server = ahead
-    ended: dict[str, float] = {}
     steps = Bulk(tasks.talk.session, known(300), timeout_s=400.0, cadence=None).run()
-    tasks.talk.emitted = Noted(lambda one: ended.setdefault(one.id, tasks.talk.clock.s - 1000.0))  # type: ignore[assignment]
     with pytest.raises(WaitTimeout):
         tasks.talk.run(steps)
+    ended = tasks.talk.came()
     assert len(ended) == 150
     assert max(ended.values()) < 340.0
-
-
-class Noted(list):
-    """Calls for each value that is appended."""
-
-    def __init__(self, call: Callable) -> None:
-        super().__init__()
-        self._call = call
-
-    def append(self, value) -> None:
-        self._call(value)
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------------
@@ -282,16 +270,14 @@ def test_a_stream_and_a_slow_list_hold_up_no_job_that_is_asked_for_by_its_id() -
 
     def answer(request):
         took_s, answer = served(request)
-        return (25.0 if "?" in request.url and "other" not in request.url and cloud.talk.clock.s > 1001.0 else took_s), answer
+        return (25.0 if "?" in request.url and "other" not in request.url and cloud.talk.now_s > 1001.0 else took_s), answer
 
     cloud.talk.server = answer
     bulk = Bulk(cloud.talk.session, [*known(900), Known("other")], timeout_s=40.0, cadence=None)
     bulk._singly.add(900)
-    ended: list[float] = []
-    cloud.talk.emitted = Noted(lambda _: ended.append(cloud.talk.clock.s - 1000.0))  # type: ignore[assignment]
     with pytest.raises(WaitTimeout):
         cloud.talk.run(bulk.run())
-    assert ended and ended[0] < 6.0
+    assert cloud.talk.came()["other"] < 6.0
 
 
 def test_events_of_a_job_that_was_given_up_do_no_harm() -> None:

@@ -168,9 +168,9 @@ def test_an_unknown_job_is_not_found() -> None:
 
 def test_a_job_just_submitted_may_be_unknown_for_a_while() -> None:
     run = talk(refused(400, "Common.0011"), refused(400, "Common.0011"), answer("SUCCESS"))
-    assert wait(run, Known(ID, submitted_s=run.clock.s)).state is State.SUCCEEDED
+    assert wait(run, Known(ID, submitted_s=run.now_s)).state is State.SUCCEEDED
     with pytest.raises(errors.NotFound):
-        wait(run := talk(refused(400, "Common.0011")), Known(ID, submitted_s=run.clock.s))
+        wait(run := talk(refused(400, "Common.0011")), Known(ID, submitted_s=run.now_s))
 
 
 @pytest.mark.parametrize(
