@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 from pathlib import Path
@@ -30,7 +31,10 @@ def _per_s(room: Room, data: Path) -> float:
 def _copy(room: Room) -> Path:
     folder = room.folder / "full"
     folder.mkdir()
-    shutil.copyfile(full_database(room.jobs_kept) / "milepost.db", folder / "milepost.db")
+    copy = folder / "milepost.db"
+    shutil.copyfile(full_database(room.jobs_kept) / "milepost.db", copy)
+    with copy.open("rb+") as file:
+        os.fsync(file.fileno())  # else its gigabyte is on its way to the disk while the first jobs wait for theirs
     return folder
 
 
