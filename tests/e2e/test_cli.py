@@ -119,6 +119,11 @@ def test_a_job_from_submit_to_its_history(server: Server) -> None:
     assert [one["id"] for one in listed] == [id]
     row = server.run("list", "--label", "case=history").out.split("\t")
     assert row[:3] == [id, "succeeded", "fan"]
+    assert "result" not in listed[0]  # a list leaves it out, which is not null
+    full = server.run("list", "--label", "case=history", "--json", "--full").lines
+    assert [one["result"] for one in full] == [server.run("get", id, "--json").json["result"]]
+    raw = server.run("list", "--label", "case=history", "--raw").lines
+    assert [(one["labels"], one["priority"]) for one in raw] == [({"case": "history"}, 2)]
     subs = server.run("list", "--parent", id, "--json").lines
     assert [one["parent_id"] for one in subs] == [id, id]
     history = server.run("events", id, "--json").lines
@@ -343,5 +348,7 @@ def test_a_key_made_on_the_command_line_opens_a_server_with_auth(own_server: Ser
 def test_doctor_says_what_it_looked_at(tmp_path) -> None:
     done = milepost("doctor", "--json", "--data", str(tmp_path), "--port", "0")
     assert done.code == 0
-    assert {"Python", "SQLite", "qemu-img", "disk space", "durable write", "port"} <= {one["name"] for one in done.lines}
+    assert {"Python", "SQLite", "qemu-img", "QEMU", "FFmpeg", "disk space", "durable write", "port"} <= {
+        one["name"] for one in done.lines
+    }
     assert all(one["fix"] for one in done.lines if one["verdict"] != "ok")

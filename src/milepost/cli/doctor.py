@@ -36,6 +36,7 @@ EXTRAS = {
     "server": ("starlette", "granian", "uvloop", "structlog", "prometheus_client", "argon2"),
     "images": ("obstore", "oslo_utils"),
     "media": ("pyvips", "segno", "markdown_it"),
+    "servers": ("qemu.qmp",),
     "openstack": ("yaml",),
 }
 
@@ -79,7 +80,7 @@ def _tell(show: Show, check: Check) -> None:
         show.json(check._asdict())
         return
     glyph, style = LOOK[check.verdict]
-    text = Text.assemble((f"{glyph} ", style), f"{check.name:<16} ", (check.found, "" if check.verdict == "ok" else style))
+    text = Text.assemble((f"{glyph} ", style), f"{check.name:<19} ", (check.found, "" if check.verdict == "ok" else style))
     show.out.print(text, soft_wrap=True)
     if check.fix:
         show.out.print(Text(f"  → {check.fix}", style="cyan"), soft_wrap=True)
@@ -91,6 +92,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield check_sqlite()
     yield from (check_extra(extra, modules) for extra, modules in EXTRAS.items())
     yield check_qemu()
+    yield check_machines()
     yield check_ffmpeg()
     folder = existing(settings.data_dir)
     yield check_folder(folder)
@@ -120,11 +122,18 @@ def check_sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Chec
 
 
 def check_extra(extra: str, modules: tuple[str, ...]) -> Check:
-    lacking = [module for module in modules if find_spec(module) is None]
+    lacking = [module for module in modules if not _is_there(module)]
     if not lacking:
         return Check(f"milepost[{extra}]", "ok", "installed")
     verdict: Verdict = "missing" if extra == "server" else "warning"
     return Check(f"milepost[{extra}]", verdict, f"without {', '.join(lacking)}", f"pip install 'milepost[{extra}]'")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def check_qemu(program: str = "qemu-img") -> Check:
@@ -141,6 +150,21 @@ def check_qemu(program: str = "qemu-img") -> Check:
     except (OSError, subprocess.SubprocessError) as error:
         return Check("qemu-img", "warning", f"{path} does not run: {error}", "apt install --reinstall qemu-utils")
     return Check("qemu-img", "ok", told)
+
+
+def check_machines(program: str = "qemu-system-x86_64", kvm: Path = Path("/dev/kvm")) -> Check:
+    path = shutil.which(program)
+    if path is None:
+        return Check(
+            "QEMU", "warning", f"{program} not found: no servers are run", "apt install qemu-system-x86, or dnf install qemu-kvm"
+        )
+    try:
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout.split("\n")[0]
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("QEMU", "warning", f"{path} does not run: {error}", "apt install --reinstall qemu-system-x86")
+    if kvm.exists() and not os.access(kvm, os.R_OK | os.W_OK):
+        return Check("QEMU", "warning", f"{told}; {kvm} is not for this user: servers are slow", "add the user to the group kvm")
+    return Check("QEMU", "ok", told if kvm.exists() else f"{told}; no {kvm} here: servers are emulated, and slow")
 
 
 def check_ffmpeg(programs: tuple[str, ...] = ("ffmpeg", "ffprobe")) -> Check:

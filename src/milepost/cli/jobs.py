@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -178,6 +178,8 @@ def list_(
     parent: Annotated[str | None, typer.Option("--parent", metavar="ID", help="sub-jobs of this job")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="most jobs shown; 0 is all")] = 20,
     oldest: Annotated[bool, typer.Option("--oldest", help="oldest first")] = False,
+    full: Annotated[bool, typer.Option("--full", help="with --json or --raw: results too, which lists leave out")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="each as the cloud sent it, one a line")] = False,
 ) -> Exit:
     """List jobs, newest first; sub-jobs with --parent."""
     jobs = place.client.list(
@@ -189,11 +191,12 @@ def list_(
         limit=limit or None,
         page_size=None if limit else 500,
         oldest_first=oldest,
+        full=full,
     )
     show = place.show
-    if show.as_json:
+    if raw or show.as_json:
         for job in jobs:
-            show.json(job_json(job.view, job.handle))
+            show.json(job.view.raw if raw else _listed_json(job))
         return Exit.DONE
     rows = (_row(job.view, glyph=show.out.is_terminal) for job in jobs)
     if not show.out.is_terminal:
@@ -207,6 +210,14 @@ def list_(
     if limit and len(found) == limit:
         show.note(f"the newest {limit}; --limit 0 shows all" if not oldest else f"the oldest {limit}; --limit 0 shows all")
     return Exit.DONE
+
+
+def _listed_json(job: JobHandle) -> dict[str, Any]:
+    """A job of a list: the result is left out where the list did not tell it, so that nobody takes null for it."""
+    shown = job_json(job.view, job.handle)
+    if shown["result"] is None and job.view.state is State.SUCCEEDED and "result" not in (job.view.raw or {}):
+        del shown["result"]
+    return shown
 
 
 def _row(view: JobView, *, glyph: bool) -> list[Text]:

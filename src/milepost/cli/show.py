@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from milepost.cli.screen import Screen, one_line
 from milepost.errors import InvalidInput, MilepostError
 from milepost.job import Progress, State
 from milepost.wire import JobView, from_rfc3339, rfc3339
@@ -41,8 +42,8 @@ class Show:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.out = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), emoji=False)
-        self.err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty(), emoji=False)
+        self.out = Screen(highlight=False, soft_wrap=not sys.stdout.isatty(), emoji=False)
+        self.err = Screen(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty(), emoji=False)
 
     @property
     def live(self) -> bool:
@@ -55,8 +56,8 @@ class Show:
         sys.stdout.flush()
 
     def line(self, text: str) -> None:
-        """A plain result line."""
-        sys.stdout.write(text + "\n")
+        """A plain result line: one, whatever is in the text."""
+        sys.stdout.write(one_line(text) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str, style: str = "dim") -> None:
@@ -115,7 +116,7 @@ class Show:
 
 
 def _plain(cell: RenderableType) -> str:
-    return cell.plain if isinstance(cell, Text) else str(cell)
+    return (cell.plain if isinstance(cell, Text) else str(cell)).replace("\t", " ")
 
 
 def error_json(error: MilepostError) -> dict[str, Any]:
