@@ -10,6 +10,7 @@ import ast
 import importlib
 import inspect
 import json
+import math
 import re
 import sys
 import typing
@@ -321,6 +322,8 @@ def kinds() -> str:
         limit = "none" if kind.timeout_s is None else f"{kind.timeout_s:g} s"
         how = {"async": "on the loop", "thread": "in a thread", "isolated": "in a subprocess"}[kind.style]
         facts = f"Queue `{kind.queue}`, attempts {kind.attempts}, timeout of an attempt: {limit}, runs {how}."
+        if kind.crashes_max is not None:
+            facts += f" {'Any number' if math.isinf(kind.crashes_max) else int(kind.crashes_max)} of its workers may die."
         section = [f"## `{kind.name}`\n", f"{kind.description}\n", facts + "\n"]
         for title, schema in zip(("Input", "Result"), kind.schemas(), strict=True):
             section += _fields(title, schema, (schema or {}).get("$defs", {}))

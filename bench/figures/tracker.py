@@ -28,7 +28,6 @@ FOLLOWING: dict[str, str | int | float] = {
     "track_rate_per_s": RATE_PER_S,
     "track_first_s": 1.0,
     "track_cap_s": 10.0,
-    "crashes_max": 1000,
     "egress_private": "true",
     "log_level": "error",
 }

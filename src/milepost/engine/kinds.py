@@ -37,6 +37,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = PRIORITY_DEFAULT
     attempts: int = 1
     timeout_s: float | None = None  # of one attempt
+    crashes_max: float | None = None  # None: the setting's
     limits: Limits = Limits()
     keep_s: dict[State, float] = {}  # retention by final state; missing: the setting's
     description: str = ""
@@ -102,6 +103,7 @@ class Kinds:
         priority: int = PRIORITY_DEFAULT,
         attempts: int = 1,
         timeout_s: float | None = None,
+        crashes_max: float | None = None,
         isolated: bool = False,
         limits: Limits | None = None,
         keep_s: dict[State, float] | None = None,
@@ -113,10 +115,16 @@ class Kinds:
         the result's (anything msgspec can encode).  An `async def` is given a `Running`, a `def` a `RunningInThread`, an isolated
         one an `IsolatedRunning`.
         queue, priority (0 is first, 9 last), attempts: defaults that a submission may replace.  timeout_s: of one attempt.
+        crashes_max: workers that may die under one of its jobs until it fails as poison; None: the setting's; `math.inf`: any
+        number, for work that no worker dies of: then a crash is not held against the job at all.
         isolated: run it in a subprocess, with these limits.  keep_s: how long its jobs are kept, by final state.
         admit: checks and reserves when a job is submitted, before it exists; see `Admission`.
-        Errors: TypeError when the function has another shape, or is async and isolated; ValueError when the name is taken.
+        Errors: TypeError when the function has another shape, or is async and isolated; ValueError when the name is taken, or
+        crashes_max below 1.
         """
+
+        if crashes_max is not None and not crashes_max >= 1:
+            raise ValueError(f"kind {name!r}: crashes_max is {crashes_max}; it is at least 1, math.inf for no limit")
 
         def register(function: F) -> F:
             input_type, result_type = _signature(name, function)
@@ -134,6 +142,7 @@ class Kinds:
                     priority=priority,
                     attempts=attempts,
                     timeout_s=timeout_s,
+                    crashes_max=crashes_max,
                     limits=limits or Limits(),
                     keep_s=keep_s or {},
                     description=inspect.getdoc(function) or "",

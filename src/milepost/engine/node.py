@@ -71,7 +71,7 @@ class Node:
             running=self.executor.attempts.copy,
             on_renewal=self._on_renewal,
         )
-        self.rescuer = Rescuer(store, clock, settings, self.stats, renew=self.heartbeat.run_once)
+        self.rescuer = Rescuer(store, service.kinds, clock, settings, self.stats, renew=self.heartbeat.run_once)
         self.scheduler = Scheduler(store, dispatch, clock, settings)
         self.pruner = Pruner(store, clock, settings, self.stats, on_round=self._after_prune)
         self.courier = Courier(

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from milepost.clock import Clock
+from milepost.engine.kinds import Kinds
 from milepost.engine.stats import EngineStats
 from milepost.errors import StoreUnavailable
 from milepost.settings import Settings
@@ -25,9 +26,17 @@ class Rescuer:
     """
 
     def __init__(
-        self, store: Store, clock: Clock, settings: Settings, stats: EngineStats, *, renew: Callable[[], Awaitable[object]]
+        self,
+        store: Store,
+        kinds: Kinds,
+        clock: Clock,
+        settings: Settings,
+        stats: EngineStats,
+        *,
+        renew: Callable[[], Awaitable[object]],
     ) -> None:
-        self._store, self._clock, self._settings, self._stats, self._renew = store, clock, settings, stats, renew
+        self._store, self._kinds, self._clock, self._settings = store, kinds, clock, settings
+        self._stats, self._renew = stats, renew
         self._seen_us, self._seen_s = clock.now_us(), clock.monotonic_s()
         self._still_until_s = float("-inf")
 
@@ -53,6 +62,7 @@ class Rescuer:
         rescued = await self._store.rescue_expired(
             now_us=now_us,
             crashes_max=self._settings.crashes_max,
+            crashes_max_of={kind.name: kind.crashes_max for kind in self._kinds if kind.crashes_max is not None},
             expires_us=now_us + int(self._settings.keep_failed_s * 1e6),
         )
         self._stats.rescued += len(rescued)

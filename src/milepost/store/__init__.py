@@ -7,8 +7,8 @@ Rules of every implementation
  3. `finish_job` and `report_progress` change a row only while `state = running AND fence = claim.fence`.
  4. `claim_jobs` gives a job to one worker only; each claim raises `fence`, and `attempt` for the work it begins.
  5. Every change of state appends exactly one event, in the same transaction; `seq` counts from 1 without gaps.
- 6. A worker whose lease was renewed is never rescued; a rescued job is `ready`, or `failed` after `crashes_max`.  A job that
-    snoozes has its crashes forgiven.
+ 6. A worker whose lease was renewed is never rescued; a rescued job is `ready`, or `failed` after `crashes_max`, its kind's
+    where it has one.  A job that snoozes has its crashes forgiven; where there is no limit, they are not counted.
  7. A job with a parent that becomes final settles its parent in the same transaction: when no sibling is open, a waiting
     parent becomes ready (or cancelled, when that was asked for).
  8. Cancelling reaches every open sub-job: those not running end now, running ones are asked, waiting ones end after them.
@@ -27,7 +27,8 @@ Rules of every implementation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -50,6 +51,8 @@ from milepost.job import (
 from milepost.store.push import PushStore
 from milepost.store.records import NEVER, AccessKey, Delivery, Grant, Project, Resource, Token, User, Write
 from milepost.store.starter import Starter
+
+NO_LIMITS: Mapping[str, float] = MappingProxyType({})
 
 
 class Added(NamedTuple):
@@ -272,8 +275,13 @@ class Store(PushStore, Protocol):
 
     # --- loops -----------------------------------------------------------------------------------------------------
 
-    async def rescue_expired(self, *, now_us: int, crashes_max: int, expires_us: int) -> list[Job]:
-        """The jobs of dead workers go back to their queues, or fail as poison; returns them as they are now."""
+    async def rescue_expired(
+        self, *, now_us: int, crashes_max: float, expires_us: int, crashes_max_of: Mapping[str, float] = NO_LIMITS
+    ) -> list[Job]:
+        """The jobs of dead workers go back to their queues, or fail as poison; returns them as they are now.
+
+        `crashes_max_of` is by kind and goes before `crashes_max`; infinity: such a job is as before the attempt that died.
+        """
         ...
 
     async def promote_due(self, *, now_us: int, limit: int) -> tuple[set[str], int | None]:

@@ -15,7 +15,7 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from milepost.job import (
 from milepost.store import (
     EVERY_TYPE,
     NEVER,
+    NO_LIMITS,
     Added,
     Ended,
     JobQuery,
@@ -343,8 +344,10 @@ class SqliteStore(SqliteRecords, SqliteDeliveries):
 
     # --- loops -----------------------------------------------------------------------------------------------------
 
-    async def rescue_expired(self, *, now_us: int, crashes_max: int, expires_us: int) -> list[Job]:
-        ids = await self._writer.do(sqlite_ends.rescue_expired, now_us, crashes_max, expires_us)
+    async def rescue_expired(
+        self, *, now_us: int, crashes_max: float, expires_us: int, crashes_max_of: Mapping[str, float] = NO_LIMITS
+    ) -> list[Job]:
+        ids = await self._writer.do(sqlite_ends.rescue_expired, now_us, crashes_max, crashes_max_of, expires_us)
         return [self._read_job(job_id) for job_id in ids]
 
     async def promote_due(self, *, now_us: int, limit: int) -> tuple[set[str], int | None]:

@@ -5,8 +5,9 @@ The rules of `sqlite_jobs` hold here too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
+from math import isfinite
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -323,18 +324,21 @@ def release_job(tx: Transaction, job_id: JobId, project: ProjectId | None, now_u
     emit(tx, (job.id, job.root_id, job.project), version, EventType.RELEASED, State.READY, now_us, None)
 
 
-def rescue_expired(tx: Transaction, now_us: int, crashes_max: int, expires_us: int) -> list[JobId]:
+def rescue_expired(
+    tx: Transaction, now_us: int, crashes_max: float, crashes_max_of: Mapping[str, float], expires_us: int
+) -> list[JobId]:
     rescued: list[JobId] = []
     for (worker,) in tx.execute(SQL.list_dead_workers, (now_us,)).fetchall():
         for job_id, _ in tx.execute(SQL.list_owned, (worker,)).fetchall():
             job = job_from_row(tx.execute(SQL.get_job, (job_id,)).fetchone())
-            _rescue_one(tx, job, Claim(job.id, job.fence, worker), now_us, crashes_max, expires_us)
+            limit = crashes_max_of.get(job.kind, crashes_max)
+            _rescue_one(tx, job, Claim(job.id, job.fence, worker), now_us, limit, expires_us)
             rescued.append(job.id)
         tx.execute(SQL.end_worker, (worker,))
     return rescued
 
 
-def _rescue_one(tx: Transaction, job: Job, claim: Claim, now_us: int, crashes_max: int, expires_us: int) -> None:
+def _rescue_one(tx: Transaction, job: Job, claim: Claim, now_us: int, crashes_max: float, expires_us: int) -> None:
     until_us = expires_us if job.parent_id is None else None
     if job.cancel_requested:
         failure = Failure("cancelled", "cancelled on request; its worker died")
@@ -347,9 +351,12 @@ def _rescue_one(tx: Transaction, job: Job, claim: Claim, now_us: int, crashes_ma
         )
         _end(tx, claim, State.FAILED, None, failure, now_us, until_us)
     else:
-        data = text({"worker": claim.worker, "crashes": job.crashes + 1})
+        counts = int(isfinite(crashes_max))
+        data = text({"worker": claim.worker, "crashes": job.crashes + counts})
         who = (job.id, job.root_id, job.project)
-        requeue_job(tx, claim, who, EventType.RESCUED, min(job.run_at_us, now_us), now_us, counts=1, crashed=1, data=data)
+        requeue_job(
+            tx, claim, who, EventType.RESCUED, min(job.run_at_us, now_us), now_us, counts=counts, crashed=counts, data=data
+        )
         tx.ready_queues.add(job.queue)
 
 

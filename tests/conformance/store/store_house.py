@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,9 @@ class House:
         found: Job = await self.store.release_job(JobId(job_id), project=project, now_us=self.now_us)
         return found
 
-    async def rescue(self, crashes_max: int = 3) -> list[Job]:
+    async def rescue(self, crashes_max: int = 3, crashes_max_of: Mapping[str, float] | None = None) -> list[Job]:
         found: list[Job] = await self.store.rescue_expired(
-            now_us=self.now_us, crashes_max=crashes_max, expires_us=self.expires_us
+            now_us=self.now_us, crashes_max=crashes_max, expires_us=self.expires_us, crashes_max_of=crashes_max_of or {}
         )
         return found
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from store_house import House, ids_of
 
-from milepost.job import Callback, Claim, State, Succeeded
+from milepost.job import Callback, Claim, EventType, State, Succeeded
 
 LAST = 2  # crashes_max is 3: a job with two crashes has one chance left
 
@@ -66,6 +68,31 @@ async def test_a_running_job_on_its_last_chance_holds_back_those_of_other_queues
     assert await take(house, "third", queue="other") == []
     await succeed(house, one)
     assert await take(house, "third", queue="other") == [other]
+
+
+async def test_a_kind_has_its_own_number_of_crashes(house: House) -> None:
+    own, other = await house.add(kind="fragile"), await house.add()
+    await take(house, "first")
+    await house.store.end_worker("first")
+    await house.rescue(crashes_max=3, crashes_max_of={"fragile": 1})
+
+    failed = await house.job(own.id)
+    assert failed.error is not None
+    assert (failed.state, failed.error.code) == (State.FAILED, "poison")
+    assert await house.state(other.id) is State.READY
+
+
+async def test_where_there_is_no_limit_a_crash_leaves_the_job_as_it_was_before_the_attempt(house: House) -> None:
+    spared, other = await house.add(kind="spared"), await house.add(kind="spared")
+    for number in range(10):  # together each time: neither is on a last chance
+        assert await take(house, f"worker-{number}") == [spared.id, other.id]
+        await house.store.end_worker(f"worker-{number}")
+        await house.rescue(crashes_max=3, crashes_max_of={"spared": math.inf})
+
+    job = await house.job(spared.id)
+    assert (job.state, job.attempt, job.crashes) == (State.READY, 0, 0)
+    history = [event.type for event in await house.store.list_events(job_id=spared.id)]
+    assert history.count(EventType.RESCUED) == 10
 
 
 async def test_a_callback_that_a_dead_process_was_sending_is_due_at_once_for_its_successor(house: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import threading
 import time
@@ -266,6 +267,32 @@ async def test_a_job_that_takes_its_workers_down_is_failed_as_poison(house: Hous
     job = await house.job(job_id)
     assert job.error is not None
     assert (job.state, job.error.code) == (State.FAILED, "poison")
+
+
+@pytest.mark.parametrize(("crashes_max", "ends"), [(1, [1]), (5, [5]), (math.inf, [])])
+async def test_a_kind_says_how_many_of_its_workers_may_die(house: House, crashes_max: float, ends: list[int]) -> None:
+    @house.kind("fragile", crashes_max=crashes_max)
+    async def fragile(job: milepost.Running) -> None:
+        await house.signals.stop_at("fragile")
+
+    job_id = await house.submit("fragile")
+    failed_at = []
+    for number in range(1, 8):
+        doomed = house.process()
+        await house.claim(doomed)
+        await house.store.end_worker(doomed.worker)
+        await house.node.rescuer.run_once()
+        doomed.executor.lose([job_id])
+        await house.idle(doomed)
+        if await house.state(job_id) is State.FAILED:
+            failed_at.append(number)
+            break
+    assert failed_at == ends
+
+
+def test_a_kind_whose_first_crash_would_be_too_many_is_refused(house: House) -> None:
+    with pytest.raises(ValueError, match="crashes_max is 0"):
+        house.kind("never", crashes_max=0)
 
 
 async def test_a_claimed_job_that_runs_nowhere_goes_back_to_its_queue(house: House) -> None:

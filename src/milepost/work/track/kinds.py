@@ -21,6 +21,7 @@ Rules
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -65,13 +66,14 @@ SHARE_OF_GRACE = 0.1  # of `track_vanished_s`: how often a job that is missing i
 _SINCE = ("stale_since_us", "refused_since_us", "missing_since_us")
 
 
-@kind(KIND, queue=QUEUE)
+# Asking hurts neither side, and the foreign job goes on whatever becomes of us: a crash of ours is never its failure.
+@kind(KIND, queue=QUEUE, crashes_max=math.inf)
 async def track(job: Running, spec: TrackInput) -> Any:
     """Follow a job in another cloud to its end, which becomes this job's own."""
     return await Tracker(job, spec).run()
 
 
-@kind(SUB_KIND, queue=QUEUE)
+@kind(SUB_KIND, queue=QUEUE, crashes_max=math.inf)
 async def track_sub(job: Running, spec: SubInput) -> Any:
     """End as a sub-job of a tracked job did; the tracker asks for it."""
     if spec.sub_jobs:
