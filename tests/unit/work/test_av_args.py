@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import msgspec
 import pytest
 
-from milepost.work.media.av import Audio, Media, Video, read_media
+from milepost.work.media.av import Audio, Media, Subtitle, Video, read_media
 from milepost.work.media.avargs import Input, output_size, thumb_args
 from milepost.work.media.avconcat import copy_args, join_args, parse_avconcat
 from milepost.work.media.avmarks import ImageMark, Place, TextMark
@@ -118,6 +119,30 @@ def test_keys_come_in_any_order_and_the_later_one_counts():
     assert args_of("avthumb/mp4/t/2/ss/1/vb/100k") == args_of("avthumb/mp4/vb/900k/ss/1/vb/100k/t/2")
 
 
+@pytest.mark.parametrize("preset", ["video_240k", "preset/video_240k"])
+def test_a_preset_is_what_it_stands_for_and_every_key_beside_it_counts_more(preset):
+    assert args_of(f"avthumb/m3u8/segtime/15/{preset}") == args_of("avthumb/m3u8/segtime/15/vb/240k")
+    assert args_of(f"avthumb/m3u8/vb/500k/{preset}/ab/64k") == args_of("avthumb/m3u8/vb/500k/ab/64k")
+    assert args_of(f"avthumb/mp4/{preset}/crf/20") == args_of("avthumb/mp4/crf/20")
+
+
+def test_presets_of_a_shape_and_of_sound():
+    assert args_of("avthumb/mp4/video_16x9_440k") == args_of("avthumb/mp4/vb/440k/s/400x224")
+    assert args_of("avthumb/mp4/preset/video_4x3_150k") == args_of("avthumb/mp4/vb/150k/s/400x300")
+    assert args_of("avthumb/m3u8/audio_48k") == args_of("avthumb/m3u8/ab/48k/vn/1")
+    assert args_of("avthumb/mp3/audio_32k") == args_of("avthumb/mp3/ab/32k")
+
+
+def test_subtitles_of_text_are_kept_in_the_codec_that_is_asked_for():
+    subtitled = msgspec.structs.replace(
+        BUNNY,
+        subtitles=(Subtitle(index=2, codec="dvd_subtitle"), Subtitle(index=3, codec="ass"), Subtitle(index=4, codec="subrip")),
+    )
+    assert " -sn -dn " in args_of("avthumb/mp4", subtitled)
+    assert " -map 0:3 -map 0:4 -c:s mov_text -dn " in args_of("avthumb/mp4/scodec/mov_text", subtitled)
+    assert " -sn -dn " in args_of("avthumb/mkv/scodec/srt", BUNNY)  # it has none
+
+
 def test_a_sound_has_no_more_bits_than_its_source():
     assert " -b:a 64000 " in args_of("avthumb/mp3/ab/320k", SOUND)
     assert " -b:a 64000 " in args_of("avthumb/m4a", SOUND)
@@ -173,7 +198,8 @@ def test_a_texts_parameters_may_stand_in_front_of_it():
         f"avthumb/m3u8/hlsKeyUrl/{encode_text('https://k.example')}",
         f"avthumb/m3u8/hlsKey/{encode_text('0123456789abcdef')}/hlsKeyUrl/{encode_text('https://k.example')}/hlsKeyType/1.0",
         f"avthumb/m3u8/hlsKey/{encode_text('0123456789abcdef')}/hlsKeyUrl/{encode_text(chr(10) + '/etc/passwd')}",
-        "avthumb/m3u8/segtime/15/video_240k", "avthumb/amr", "avthumb/mp4/subtitle/embed", f"avthumb/mp3/subtitle/{encode_text('u')}",
+        "avthumb/m3u8/segtime/15/video_250k", "avthumb/m3u8/preset/fast", "avthumb/mp3/preset/video_240k", "avthumb/video_240k",
+        "avthumb/mp4/scodec/ass", "avthumb/webm/scodec/mov_text", "avthumb/mp4/scodec/mov_text/sn/1", "avthumb/amr", f"avthumb/mp3/subtitle/{encode_text('u')}",
         f"avthumb/mp4/vcodec/copy/subtitle/{encode_text('u')}", "avthumb/mp4/subtitle/!", "avthumb/mp4/avsmart/1", "avthumb/mp4/wmGravity/North", "avthumb/mp4/wmImage/!",
         f"avthumb/mp4/wmText/{encode_text('x')}/wmGravity/Up", f"avthumb/mp4/wmText/{encode_text('')}",
         f"avthumb/mp4/wmText/{encode_text('x')}/wmFont/{encode_text('a:file=/etc/passwd')}",

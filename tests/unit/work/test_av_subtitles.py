@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from clip_house import Clips, clip
+from clip_house import Clips, clip, lavfi, look
 from test_av_clips import color, is_red
 
 from milepost.work.media.avsubtitles import sniff
@@ -101,6 +101,45 @@ async def test_a_file_of_subtitles_is_opened_by_its_own_reader_alone(clips: Clip
     (convert,) = [argv for argv in clips.hands.ran if argv[-1].endswith(".ass")]
     assert convert[convert.index("-format_whitelist") + 1] == convert[convert.index("-f") + 1] == "srt"
     assert convert[convert.index("-protocol_whitelist") + 1] == "file,pipe"
+
+
+@pytest.fixture
+def subtitled(tmp_path: Path) -> Path:
+    """The clip with a sound of its own, and two streams of subtitles."""
+    script, lines = (
+        written(tmp_path / "in.ass", SCRIPT),
+        written(tmp_path / "in.srt", "1\n00:00:00,000 --> 00:00:09,000\nwords\n"),
+    )
+    streams = ["-i", str(BIKES), "-i", str(script), "-i", str(lines), "-map", "0:v", "-map", "1", "-map", "2"]
+    return lavfi(tmp_path / "subtitled.mkv", *streams, "-t", "3", "-c:v", "copy", "-c:s", "copy")
+
+
+@pytest.mark.parametrize("value", ["embed", encode_text("embed")])
+async def test_the_sources_own_subtitles_are_drawn(clips: Clips, subtitled: Path, value: str) -> None:
+    path = await clips.make(f"avthumb/mp4/ss/0.8/t/2/subtitle/{value}", subtitled)
+    assert is_red(color(path, 200, 150, at_s=0.7))
+    assert not is_red(color(path, 200, 150, at_s=1.6))
+
+
+async def test_subtitles_come_from_another_video_too(clips: Clips, subtitled: Path) -> None:
+    path = await clips.make(f"avthumb/mp4/t/2/{ON}", BIKES, files={"u": subtitled})
+    assert is_red(color(path, 200, 150, at_s=1.5))
+
+
+@pytest.mark.parametrize("files", [{}, {"u": BIKES}])
+async def test_a_video_without_subtitles_is_said(clips: Clips, files: dict[str, Path]) -> None:
+    with pytest.raises(FopFailed, match="subtitle"):
+        await clips.do(f"avthumb/mp4/t/1/{ON if files else 'subtitle/embed'}", BIKES, files=files)
+
+
+@pytest.mark.parametrize(
+    ("command", "codecs"),
+    [("mp4/scodec/mov_text", ["mov_text"] * 2), ("mkv/scodec/webvtt", ["webvtt"] * 2), ("mkv", []), ("mp4/sn/1", [])],
+)
+async def test_subtitles_are_kept_where_a_codec_is_asked_for(
+    clips: Clips, subtitled: Path, command: str, codecs: list[str]
+) -> None:
+    assert [one.codec for one in look(await clips.make(f"avthumb/{command}", subtitled)).subtitles] == codecs
 
 
 def test_a_file_says_what_it_is() -> None:

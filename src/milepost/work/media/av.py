@@ -37,6 +37,8 @@ DEMUXERS = (
     "amr", *PICTURES,
 )  # fmt: skip
 
+TEXT_SUBTITLES = frozenset({"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"})
+
 PROBE_BYTES_MAX = 128 << 10  # of ffprobe's answer: it is a result of a job
 PROBE_CPU_S = 60
 PROBE_WALL_S = 120.0
@@ -73,13 +75,25 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
     bps: int | None = None
 
 
+class Subtitle(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream of subtitles.  Those that are pictures have no text."""
+
+    index: int
+    codec: str
+
+    @property
+    def is_text(self) -> bool:
+        return self.codec in TEXT_SUBTITLES
+
+
 class Media(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that ffprobe could read: its demuxer, and its first streams of each sort."""
+    """A file that ffprobe could read: its demuxer, its first streams of each sort, and all its subtitles."""
 
     demuxer: str
     duration_s: float | None = None
     video: Video | None = None
     audio: Audio | None = None
+    subtitles: tuple[Subtitle, ...] = ()
 
     @property
     def is_picture(self) -> bool:
@@ -99,7 +113,13 @@ def read_media(answer: dict[str, Any]) -> Media:
         raise FopFailed(f"invalid media: files of the format {names[0]!r} are not read")
     lengths = [_float(shape.get("duration")), *(_float(stream.get("duration")) for stream in answer.get("streams", ()))]
     duration_s = next((length for length in lengths if length is not None and length > 0), None)
-    return Media(demuxer=demuxer, duration_s=duration_s, video=video, audio=audio)
+    return Media(demuxer=demuxer, duration_s=duration_s, video=video, audio=audio, subtitles=read_subtitles(answer))
+
+
+def read_subtitles(answer: dict[str, Any]) -> tuple[Subtitle, ...]:
+    """The streams of subtitles in ffprobe's JSON."""
+    streams = [stream for stream in answer.get("streams", ()) if stream.get("codec_type") == "subtitle"]
+    return tuple(Subtitle(index=int(one["index"]), codec=str(one.get("codec_name", "unknown"))) for one in streams)
 
 
 def _is_video(stream: dict[str, Any]) -> bool:
@@ -300,6 +320,7 @@ __all__ = [
     "PICTURES",
     "Audio",
     "Media",
+    "Subtitle",
     "Video",
     "ask_ffprobe",
     "check_made",
@@ -308,6 +329,7 @@ __all__ = [
     "plain",
     "probe",
     "read_media",
+    "read_subtitles",
     "run_ffmpeg",
     "size_of",
 ]

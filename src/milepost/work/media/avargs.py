@@ -3,7 +3,7 @@
 Rules
 1. No rate is above the source's where both have the same codec; one that nobody asked for never is.
 2. Sides are even: H.264 and its like have no others.  Rotation comes before scaling.
-3. One video and one audio stream, by number; subtitles, data and attached files are left out.
+3. One video and one audio stream, by number, and subtitles where `scodec` asks for them; data and attached files are left out.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def thumb_args(spec: AvThumb, media: Media, source: str, out: str, marks: Sequen
         args += [*again, *open_input(mark.path, mark.demuxer, pixels_max)]
     args += video_args(spec, container, media) if with_video else ["-vn"]
     args += audio_args(spec, container, media) if with_audio else ["-an"]
-    args += ["-sn", "-dn"]
+    args += [*subtitle_args(spec, media), "-dn"]
     if spec.length_s is not None or any(mark.demuxer == "gif" for mark in marks):  # a picture that plays on has no end
         length = expected_s(spec, media)
         args += [] if length is None else ["-t", seconds(length)]
@@ -106,6 +106,14 @@ def thumb_args(spec: AvThumb, media: Media, source: str, out: str, marks: Sequen
     if spec.format == "m3u8":
         return [*args, *hls_args(spec)]
     return [*args, "-f", container.muxer, f"file:{out}"]
+
+
+def subtitle_args(spec: AvThumb, media: Media) -> list[str]:
+    """The source's subtitles in another codec, where that was asked for."""
+    if spec.subtitle_codec is None:
+        return ["-sn"]
+    texts = [stream for stream in media.subtitles if stream.is_text]
+    return ["-sn"] if not texts else [*(arg for one in texts for arg in ("-map", f"0:{one.index}")), "-c:s", spec.subtitle_codec]
 
 
 # --- video -----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     mime_type: str
     video: tuple[str, ...] = ()
     audio: tuple[str, ...] = ()
+    subtitles: tuple[str, ...] = ()  # none unless asked for
     video_bps: int | None = None  # when none is asked for; None: by quality
     audio_bps: int = 128_000
     sample_rate: int | None = None
@@ -33,13 +34,15 @@ _MP4_AUDIO = ("aac", "libmp3lame", "ac3", "libopus")
 CONTAINERS = {
     "mp4": Container(
         muxer="mp4", mime_type="video/mp4", video=("libx264", "libx265", "mpeg4", "libxvid", "mpeg2video", "libvpx-vp9"),
-        audio=_MP4_AUDIO, options=_FASTSTART,
+        audio=_MP4_AUDIO, subtitles=("mov_text",), options=_FASTSTART,
     ),
     "mov": Container(
         muxer="mov", mime_type="video/quicktime", video=("libx264", "libx265", "mpeg4", "libxvid", "mpeg2video"),
-        audio=(*_MP4_AUDIO[:3], "pcm_s16le"), options=_FASTSTART,
+        audio=(*_MP4_AUDIO[:3], "pcm_s16le"), subtitles=("mov_text",), options=_FASTSTART,
     ),
-    "mkv": Container(muxer="matroska", mime_type="video/x-matroska", video=_ALL_VIDEO, audio=_ALL_AUDIO),
+    "mkv": Container(
+        muxer="matroska", mime_type="video/x-matroska", video=_ALL_VIDEO, audio=_ALL_AUDIO, subtitles=("srt", "ass", "webvtt"),
+    ),
     "avi": Container(
         muxer="avi", mime_type="video/x-msvideo", video=("mpeg4", "libxvid", "libx264", "mpeg2video"),
         audio=("libmp3lame", "ac3", "pcm_s16le"), video_bps=1_000_000,

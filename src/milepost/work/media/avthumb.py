@@ -33,6 +33,12 @@ PRESETS = {
     "uhd2160": (3840, 2160),
 }  # fmt: skip
 
+# Source: qiniu/developer.qiniu.com docs/v6/api/reference/fop/av/segtime.md.  They stand behind the key `preset`, or alone.
+AV_PRESETS: dict[str, dict[str, Any]] = {
+    **{f"audio_{rate}k": {"audio_bps": rate * 1000, "no_video": True} for rate in (32, 48, 64)},
+    **{f"video_{rate}k": {"video_bps": rate * 1000} for rate in (150, 240, 440, 640, 1000, 1500)},
+}
+
 _RATE = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,6})?)([kKmM]?)", re.ASCII)
 _SIZE = re.compile(r"([0-9]{0,5})x([0-9]{0,5})([<>]?)", re.ASCII)
 _ASPECT = re.compile(r"([1-9][0-9]{0,3}):([1-9][0-9]{0,3})", re.ASCII)
@@ -47,6 +53,11 @@ class Size(msgspec.Struct, frozen=True):
     width: int | None
     height: int | None
     only: Literal["", "<", ">"] = ""
+
+
+for _shape, _sides in (("16x9", (400, 224)), ("4x3", (400, 300))):
+    for _k in (150, 240, 440, 640):
+        AV_PRESETS[f"video_{_shape}_{_k}k"] = {"video_bps": _k * 1000, "size": Size(*_sides)}
 
 
 class AvThumb(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +80,7 @@ class AvThumb(msgspec.Struct, frozen=True, kw_only=True):
     length_s: float | None = None
     no_audio: bool = False
     no_video: bool = False
+    no_subtitles: bool = False
     turn: Turn | None = None
     strip: bool = False
     crf: int | None = None
@@ -79,6 +91,7 @@ class AvThumb(msgspec.Struct, frozen=True, kw_only=True):
     hls: hls.Hls | None = None
     marks: tuple[avmarks.Mark, ...] = ()
     subtitle: str | None = None  # the URL of a file that is drawn into the pictures
+    subtitle_codec: str | None = None  # in which the source's subtitles are kept
 
 
 # --- single values ---------------------------------------------------------------------------------------------------
@@ -171,9 +184,12 @@ def parse_avthumb(args: list[str], command: str = "avthumb") -> AvThumb:
     container = find_container(name, command)
     fields: dict[str, Any] = {"format": name}
     marks, segments = avmarks.MarkReader(command), hls.HlsReader(command)
-    for key, value in given.pairs():
+    preset: dict[str, Any] = {}
+    for key, value in given.pairs(frozenset(AV_PRESETS)):
         what = f"{command}: {key}"
-        if key in _READ:
+        if key == "preset" or key in AV_PRESETS:
+            preset = find_preset(key if key in AV_PRESETS else value, container, what)
+        elif key in _READ:
             field, read = _READ[key]
             fields[field] = read(value, what)
         elif key in avmarks.KEYS:
@@ -184,9 +200,22 @@ def parse_avthumb(args: list[str], command: str = "avthumb") -> AvThumb:
             raise given.unknown(key)
     if name == "m3u8":
         fields["hls"] = segments.hls()
-    spec = AvThumb(**fields, marks=marks.marks())
+    if "crf" in fields:
+        preset.pop("video_bps", None)
+    if "audio_quality" in fields:
+        preset.pop("audio_bps", None)
+    spec = AvThumb(**{**preset, **fields}, marks=marks.marks())
     _check(spec, container, command)
     return spec
+
+
+def find_preset(name: str, container: Container, what: str) -> dict[str, Any]:
+    """What a preset says, each part of which the command's own keys replace.  Errors: BadCommand."""
+    if name not in AV_PRESETS:
+        raise BadCommand(f"{what} must be one of {', '.join(AV_PRESETS)}, not {shown(name)}")
+    if name.startswith("video") and not container.video:
+        raise BadCommand(f"{what}: {name} is for formats with pictures")
+    return dict(AV_PRESETS[name])
 
 
 def _read_codec(fields: dict[str, Any], key: str, value: str, container: Container, what: str) -> bool:
@@ -199,8 +228,12 @@ def _read_codec(fields: dict[str, Any], key: str, value: str, container: Contain
             fields["audio_quality"] = number(value, what, 0, 500)
         case "audioProfile":  # the encoder at hand makes AAC-LC, which whatever plays HE-AAC plays as well
             one_of(value, what, ("aac_low", "aac_he", "aac_he_v2"))
+        case "scodec":
+            if value not in container.subtitles:
+                raise BadCommand(f"{what}: this format takes {', '.join(container.subtitles) or 'none'}, not {shown(value)}")
+            fields["subtitle_codec"] = value
         case "sn":
-            _flag(value, what)  # subtitles are left out in any case
+            fields["no_subtitles"] = _flag(value, what)
         case _:
             return False
     return True
@@ -226,6 +259,8 @@ def _check(spec: AvThumb, container: Container, command: str) -> None:
         raise BadCommand(f"{command}: neither audio nor video is left")
     if spec.no_video and not container.audio:
         raise BadCommand(f"{command}: {spec.format} has no audio")
+    if spec.subtitle_codec and spec.no_subtitles:
+        raise BadCommand(f"{command}: scodec and sn/1 do not go together")
     if spec.length_s == 0:
         raise BadCommand(f"{command}: t must be more than 0")
     drawn = spec.marks or spec.subtitle

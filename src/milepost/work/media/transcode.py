@@ -32,7 +32,7 @@ async def run_avthumb(spec: AvThumb, source: Path, out: Path, tools: Tools) -> O
     if spec.hls is not None and spec.hls.key is not None:
         await in_thread(_write_key, tools.folder, spec.hls.key, spec.hls.key_url or "")
     if spec.subtitle is not None:
-        await prepare_subtitles(spec.subtitle, spec.start_s or 0.0, tools)
+        await prepare_subtitles(spec.subtitle, spec.start_s or 0.0, tools, source, media)
     args = thumb_args(spec, media, str(source), str(out), marks, pixels_max=tools.settings.av_pixels_max)
     await run_ffmpeg(args, tools, total_s=length_s, note=f"transcoding to {spec.format}")
     if spec.hls is not None:
