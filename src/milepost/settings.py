@@ -6,15 +6,22 @@ Each field has its unit in its name and its meaning in its metadata; `MILEPOST_<
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
 from milepost.errors import InvalidInput
+
+# What the clients, the commands and the tests read besides the settings.
+OTHER_VARIABLES = frozenset(
+    f"MILEPOST_{name}" for name in ("URL", "TOKEN", "PROJECT", "LIMIT", "HISTORY", "ACCESS_KEY", "SECRET_KEY", "SECRET", "FAULT")
+)
 
 
 def about(description: str, **limits: Any) -> msgspec.Meta:
@@ -199,6 +206,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 path="$.lease_s",
                 hint=f"set MILEPOST_LEASE_S to at least {self.heartbeat_s * 3:g}",
             )
+        if self.public_url is not None and not _is_base_url(self.public_url):
+            raise InvalidInput(
+                f"public_url is {self.public_url[:200]!r}; it is a URL without query, as https://jobs.example.com",
+                path="$.public_url",
+            )
 
     @property
     def media_places(self) -> int:
@@ -229,6 +241,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         try:
             return msgspec.convert(raw, cls, strict=False)
         except msgspec.ValidationError as error:
-            raise InvalidInput(
-                f"a setting is wrong: {error}", path=str(error).rpartition("`")[0].rpartition("`")[2] or "$"
-            ) from error
+            path = str(error).rpartition("`")[0].rpartition("`")[2] or "$"
+            raise InvalidInput(f"a setting is wrong: {error}", path=path, hint=_hint(path.removeprefix("$."), given)) from error
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """`MILEPOST_*` variables that nothing reads, most likely misspelt, each with the name that was perhaps meant."""
+    known = {f"MILEPOST_{field.upper()}" for field in Settings.__struct_fields__} | OTHER_VARIABLES
+    unknown = sorted(name for name in environ if name.startswith("MILEPOST_") and name not in known)
+    return {name: next(iter(difflib.get_close_matches(name, known, 1, 0.75)), None) for name in unknown}
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not (parts.query or parts.fragment)
+        )
+    except ValueError:
+        return False
+
+
+def _hint(field: str, given: Mapping[str, Any]) -> str | None:
+    """Where the wrong value came from, and what the setting is."""
+    kind = get_type_hints(Settings, include_extras=True).get(field)
+    if kind is None:
+        return None
+    place = f"--{field.replace('_', '-')}" if given.get(field) is not None else f"MILEPOST_{field.upper()}"
+    words = sorted(map(str, get_args(get_args(kind)[0]))) if get_origin(get_args(kind)[0]) is Literal else []
+    meaning = next(one.description for one in get_args(kind) if isinstance(one, msgspec.Meta))
+    return f"{place}: {meaning}" + (f"; one of {', '.join(words)}" if words else "")

@@ -34,7 +34,7 @@ from milepost.server.app import App, create_app
 from milepost.server.facades.qiniu.notify import Notifier, is_notified
 from milepost.server.facades.qiniu.sweep import sweep as sweep_buckets
 from milepost.server.identity import Identities
-from milepost.settings import Settings
+from milepost.settings import Settings, unknown_variables
 from milepost.store import Delivery, Store
 from milepost.store.sqlite import SqliteStore
 from milepost.subscription import MISSED, PING
@@ -66,14 +66,32 @@ def store_path(settings: Settings) -> Path | str:
     return ":memory:" if settings.data == ":memory:" else settings.data_dir / "milepost.db"
 
 
+FOLDER_HINT = "give --data another folder, or its rights to this user; milepost doctor looks at it"
+
+
+def _make_folder(folder: Path) -> None:
+    """It is there and can be written.  Errors: InvalidInput."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InvalidInput(
+            f"the data folder {folder} cannot be made: {error.strerror}", path="$.data", hint=FOLDER_HINT
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidInput(f"the data folder {folder} cannot be written", path="$.data", hint=FOLDER_HINT)
+
+
 @asynccontextmanager
 async def open_store(settings: Settings, *, lock: bool = True) -> AsyncIterator[Store]:
     """The store of the data folder, open.  Commands beside a running server pass `lock=False`."""
     path = store_path(settings)
     if isinstance(path, Path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_folder(path.parent)
     store = SqliteStore(path, lock=lock)
-    await store.open()
+    try:
+        await store.open()
+    except OSError as error:
+        raise StoreUnavailable(f"{error.filename or path} cannot be opened: {error.strerror}", hint=FOLDER_HINT) from error
     try:
         yield store
     finally:
@@ -350,6 +368,8 @@ def serve(settings: Settings, modules: Sequence[str] = ()) -> None:
         from milepost.testing import killpoints
 
         killpoints.install()
+    for name, meant in unknown_variables(os.environ).items():
+        log.warning("no such setting", variable=name, **({} if meant is None else {"meant": meant}))
     kinds = load_kinds(modules)
     uvloop.run(_serve(settings, kinds))
 

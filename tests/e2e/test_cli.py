@@ -308,6 +308,16 @@ def test_serve_refuses_what_cannot_work_and_says_why(tmp_path, arguments: list[s
     assert said in done.err
 
 
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["project", "list"]])
+def test_a_data_folder_that_cannot_be_one_is_named_without_a_traceback(tmp_path, command: list[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    for data in (tmp_path / "file", tmp_path / "file" / "below"):
+        done = milepost(*command, "--data", str(data))
+        assert done.code == Exit.USAGE, done.err
+        assert f"the data folder {data} cannot be made" in done.err
+        assert "Traceback" not in done.err
+
+
 # --- identity ---------------------------------------------------------------------------------------------------------------
 
 

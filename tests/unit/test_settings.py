@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from milepost.errors import InvalidInput
-from milepost.settings import Settings
+from milepost.settings import Settings, unknown_variables
 
 
 def test_defaults_are_valid() -> None:
@@ -31,6 +31,29 @@ def test_a_wrong_value_names_its_field(name: str, value: str) -> None:
         Settings.read({f"MILEPOST_{name}": value})
     assert name.lower() in raised.value.path
     assert "setting" in raised.value.message
+    assert (raised.value.hint or "").startswith(f"MILEPOST_{name}: ")
+
+
+def test_a_wrong_option_is_named_as_it_was_given() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        Settings.read({"MILEPOST_LOG_LEVEL": "info"}, log_level="loud")
+    assert raised.value.hint == "--log-level: lowest level that is logged; one of debug, error, info, warning"
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "ftp://a.example", "http://", "https://a.example/?x=1", "http://[::1", "http://a:99999"]
+)
+def test_a_public_url_that_nobody_could_call_is_refused_at_the_start(url: str) -> None:
+    with pytest.raises(InvalidInput, match="public_url"):
+        Settings(public_url=url)
+    assert Settings(public_url="https://jobs.example.com/base/").public_url
+
+
+def test_a_misspelt_variable_is_found_with_what_was_meant_and_no_other_is() -> None:
+    known = {f"MILEPOST_{field.upper()}": "1" for field in Settings.__struct_fields__} | {"MILEPOST_URL": "x", "PATH": "y"}
+    assert unknown_variables(known) == {}
+    wrong = {"MILEPOST_QUEUES_LIMIT": "4", "MILEPOST_XYZZY": "1"}
+    assert unknown_variables(known | wrong) == {"MILEPOST_QUEUES_LIMIT": "MILEPOST_QUEUE_LIMIT", "MILEPOST_XYZZY": None}
 
 
 def test_a_lease_that_does_not_outlive_three_heartbeats_is_refused() -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 import msgspec
 
 from milepost.errors import InvalidInput, UnknownKind
-from milepost.job import PRIORITY_DEFAULT, State
+from milepost.job import PRIORITY_DEFAULT, PRIORITY_FIRST, PRIORITY_LAST, State
 from milepost.process import Limits
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Style = Literal["async", "thread", "isolated"]
 F = TypeVar("F", bound=Callable[..., Any])
 Admit = Callable[["Admission", Any], Awaitable["Admitted"]]
+
+NAME_CHARS_MAX = 255  # as the setting name_chars_max has it when nobody changes it
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +55,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
             return self.decoder.decode(raw)
         except msgspec.ValidationError as error:
             message, _, path = str(error).partition(" - at `")
-            where = "$.input" + (path.removesuffix("`").removeprefix("$") if path else "")
-            raise InvalidInput(f"{message} at {where}", path=where, kind=self.name) from error
+            inner = path.removesuffix("`").removeprefix("$") if path else ""
+            if message.startswith("Invalid enum value") and (words := _allowed(self.schemas()[0], inner)):
+                message += f" (allowed: {', '.join(words)})"
+            raise InvalidInput(f"{message} at $.input{inner}", path=f"$.input{inner}", kind=self.name) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidInput(f"input is not JSON: {error}", path="$.input", kind=self.name) from error
         except RecursionError:
@@ -120,11 +125,9 @@ class Kinds:
         isolated: run it in a subprocess, with these limits.  keep_s: how long its jobs are kept, by final state.
         admit: checks and reserves when a job is submitted, before it exists; see `Admission`.
         Errors: TypeError when the function has another shape, or is async and isolated; ValueError when the name is taken, or
-        crashes_max below 1.
+        one of these is out of its range.
         """
-
-        if crashes_max is not None and not crashes_max >= 1:
-            raise ValueError(f"kind {name!r}: crashes_max is {crashes_max}; it is at least 1, math.inf for no limit")
+        _check(name, queue=queue, priority=priority, attempts=attempts, timeout_s=timeout_s, crashes_max=crashes_max)
 
         def register(function: F) -> F:
             input_type, result_type = _signature(name, function)
@@ -153,6 +156,37 @@ class Kinds:
             return function
 
         return register
+
+
+def _check(name: str, *, queue: str, priority: int, attempts: int, timeout_s: float | None, crashes_max: float | None) -> None:
+    """What a submission is checked for, so that no kind's own default refuses each of its jobs.  Errors: ValueError."""
+    for what, text in (("a kind's name", name), (f"kind {name!r}: queue", queue)):
+        if not isinstance(text, str) or not text.isprintable() or not 1 <= len(text) <= NAME_CHARS_MAX:
+            raise ValueError(f"{what} is {text!r}; it is a text of 1 to {NAME_CHARS_MAX} printable characters")
+    if priority not in range(PRIORITY_FIRST, PRIORITY_LAST + 1):
+        raise ValueError(f"kind {name!r}: priority is {priority}; it is from {PRIORITY_FIRST} (first) to {PRIORITY_LAST}")
+    if attempts < 1:
+        raise ValueError(f"kind {name!r}: attempts is {attempts}; it is at least 1")
+    if timeout_s is not None and not timeout_s > 0:
+        raise ValueError(f"kind {name!r}: timeout_s is {timeout_s}; it is above 0, or None for no limit")
+    if crashes_max is not None and not crashes_max >= 1:
+        raise ValueError(f"kind {name!r}: crashes_max is {crashes_max}; it is at least 1, math.inf for no limit")
+
+
+def _allowed(schema: dict[str, Any] | None, path: str) -> list[str]:
+    """The words that the schema allows at this path, `.a.b[0]`; none where it does not say."""
+    definitions = (schema or {}).get("$defs", {})
+
+    def looked_up(one: dict[str, Any]) -> dict[str, Any]:
+        return definitions.get(str(one["$ref"]).rpartition("/")[2], {}) if "$ref" in one else one
+
+    found = looked_up(schema or {})
+    for name, index in re.findall(r"\.([^.\[]+)|(\[[^\]]*\])", path):
+        rest = found.get("additionalProperties", {})  # a path says `[...]` for a key of a map
+        step = found.get("items", rest) if index else found.get("properties", {}).get(name, rest)
+        found = looked_up(step) if isinstance(step, dict) else {}
+    choices = [looked_up(one) for one in found.get("anyOf", [found])]
+    return [str(word) for one in choices for word in one.get("enum", ())]
 
 
 def _place(function: Callable[..., Any]) -> str:
