@@ -288,3 +288,18 @@ def test_dates_of_any_precision_are_read(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "yesterday", "2024-13-01T00:00:00Z", None, 7])
 def test_what_is_no_date_is_none(text: object) -> None:
     assert prefop.read_date(text) is None
+
+
+def test_several_objects_may_have_an_answer_that_tells_of_them():
+    told = [{"index": 0, "segment_filename": "a000000.mp4", "segment_start_time": "0.000000", "segment_end_time": "5.080000"}]
+    made = {"bucket": "media", "keys": ["a000000.mp4"], "hash": "Fh", "result": told}
+    (shown,) = prefop.show_status(job(state=State.SUCCEEDED), [item(State.SUCCEEDED, made, cmd="segment/mp4")]).items
+    assert json.loads(prefop.encode(shown)) == {
+        "cmd": "segment/mp4",
+        "code": 0,
+        "desc": "The fop was completed successfully",
+        "hash": "Fh",
+        "keys": ["a000000.mp4"],
+        "result": told,
+        "returnOld": 0,
+    }

@@ -196,7 +196,7 @@ def _item(job: Job) -> Item:
     if code != DONE:
         return Item(cmd=cmd, code=code, desc=DESC[code], return_old=0)
     made = _read_made(job)
-    stored = made.key is not None or made.keys is not None
+    answer = made.result if made.result is not None or (made.key is None and made.keys is None) else UNSET
     return Item(
         cmd=cmd,
         code=code,
@@ -204,7 +204,7 @@ def _item(job: Job) -> Item:
         hash=_or_unset(made.hash),
         key=_or_unset(made.key),
         keys=UNSET if made.keys is None else made.keys,
-        result=UNSET if stored else made.result,
+        result=answer,
         return_old=made.return_old,
     )
 

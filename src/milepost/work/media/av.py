@@ -239,8 +239,8 @@ def open_input(path: str, demuxer: str, pixels_max: int) -> list[str]:
 class Progress:
     """Reads what `-progress` prints: key=value lines, a block each half second."""
 
-    def __init__(self, tools: Tools, total_s: float | None, note: str) -> None:
-        self._tools, self._total_s, self._note = tools, total_s, note
+    def __init__(self, tools: Tools, total_s: float | None, note: str, part: tuple[int, int] = (0, 1)) -> None:
+        self._tools, self._total_s, self._note, self._part = tools, total_s, note, part
         self._rest = b""
         self.done_s = 0.0
 
@@ -262,20 +262,30 @@ class Progress:
             await self._tell()
 
     async def _tell(self) -> None:
+        before, parts = self._part
         total = None if self._total_s is None else max(1, round(self._total_s * 1000))
         done = max(0, round(self.done_s * 1000))
-        await self._tools.progress(done if total is None else min(done, total), total, self._note, unit="ms")
+        if total is not None:
+            done, total = min(done, total) + before * total, total * parts
+        await self._tools.progress(done, total, self._note, unit="ms")
 
 
 async def run_ffmpeg(
-    args: list[str], tools: Tools, *, total_s: float | None, note: str, file_bytes: int | None = None, whole: bool = True
+    args: list[str],
+    tools: Tools,
+    *,
+    total_s: float | None,
+    note: str,
+    file_bytes: int | None = None,
+    whole: bool = True,
+    part: tuple[int, int] = (0, 1),
 ) -> None:
-    """ffmpeg has made its output.  `whole`: the output is as long as `total_s`.
+    """ffmpeg has made its output.  `whole`: the output is as long as `total_s`; `part`: runs done before, and all of them.
 
     Errors: FopFailed; RetryableError when the disk is full.
     """
     settings: Settings = tools.settings
-    progress = Progress(tools, total_s, note)
+    progress = Progress(tools, total_s, note, part)
     ended = await tools.run_program(
         ["ffmpeg", "-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-progress", "pipe:1", *args],
         limits=Limits(

@@ -66,7 +66,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     """What a command came to.
 
     object: `files[0]` is the output; further files have keys and are stored beside it without being listed (an HLS playlist's
-    segments).  objects: all files have keys, and the item lists them.  info: `result` is the answer, any JSON.
+    segments).  objects: all files have keys, and the item lists them; `result` may tell of them.  info: `result` is the answer,
+    any JSON.
     """
 
     makes: Makes

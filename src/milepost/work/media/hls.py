@@ -115,10 +115,10 @@ def fill_pattern(pattern: str, count: int, source_key: str) -> str:
     return _VARIABLE.sub(lambda found: values[found[1]], pattern)
 
 
-def segment_keys(spec: Hls, count: int, prefix: str, source_key: str) -> list[str]:
-    """The segments' keys; `prefix` is the automatic one."""
-    pattern = spec.pattern or f"{prefix}/{COUNT}.ts"
-    return [fill_pattern(pattern, number, source_key) for number in range(count)]
+def segment_keys(spec: Hls, count: int, source_key: str) -> list[str]:
+    """The segments' keys, by the pattern."""
+    assert spec.pattern is not None, "it is known before anything is cut"
+    return [fill_pattern(spec.pattern, number, source_key) for number in range(count)]
 
 
 def relative_to(playlist: str, key: str) -> str:

@@ -29,7 +29,18 @@ from milepost.bucket import Etag, StoredObject
 from milepost.job import ProjectId
 from milepost.store.buckets import Place, check_object_name
 from milepost.work.locks import locked
-from milepost.work.media import archive, avconcat, avinfo, documents, files, frames, pictures, transcode  # noqa: F401  (they register commands)
+from milepost.work.media import (  # noqa: F401  (they register commands)
+    adapt,
+    archive,
+    avconcat,
+    avinfo,
+    documents,
+    files,
+    frames,
+    pictures,
+    segment,
+    transcode,
+)
 from milepost.work.media.commands import FopFailed, Made, Origin, Output, Target
 from milepost.work.media.grammar import BadFop, Step, automatic_key, parse_fop
 from milepost.work.media.grammar import Fop as Parsed
@@ -70,7 +81,7 @@ class Fop(msgspec.Struct, kw_only=True):
 
 
 class FopResult(msgspec.Struct, kw_only=True):
-    """What one command came to: an object (key, hash), several (keys), or an answer (result)."""
+    """What one command came to: an object (key, hash), several (keys, perhaps with a result that tells of them), or an answer."""
 
     bucket: str
     key: str | None = None
@@ -271,7 +282,8 @@ class Item:
         keys = [made.key or stored.key for made in output.files]
         await self.progress(len(self.fop.steps), "stored")
         if output.makes == "objects":
-            return FopResult(bucket=place.name, keys=keys, hash=stored.hash if len(keys) == 1 else None)
+            hash = stored.hash if len(keys) == 1 else None
+            return FopResult(bucket=place.name, keys=keys, hash=hash, result=output.result)
         return FopResult(bucket=place.name, key=stored.key, hash=stored.hash)
 
     async def put(self, place: Place, made: Made, key: str | None) -> StoredObject:
