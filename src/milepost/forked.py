@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import math
 import os
 import resource
 import select
@@ -13,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from typing import Any, NoReturn
 
 import msgspec
@@ -20,7 +22,8 @@ import msgspec
 from milepost.process import Limits
 
 PRINTED_BYTES_MAX = 2048
-RESULT, ERROR = b"\x00", b"\x01"  # the first byte of what a child says
+RESULT, ERROR, FAILED = b"\x00", b"\x01", b"\x02"  # the first byte of what a child says
+GROWTH = 8  # a child whose address space grew by more than this part of its limit is not asked again
 BEGUN = b"+"  # the first byte of what the server says of a call
 
 
@@ -31,11 +34,16 @@ class Hello(msgspec.Struct):
     path: list[str]
 
 
-class Call(msgspec.Struct):
-    """One call."""
+class Call(msgspec.Struct, frozen=True):
+    """What a child is forked for.  turns: how many requests it may be given, one after the other, each with these limits."""
 
     function: str
     limits: Limits
+    turns: int = 1
+
+
+class Failed(Exception):
+    """Raised by a function to say in words why it has no result.  Anything else that it raises is a fault of its own."""
 
 
 def send_frame(one: socket.socket, body: bytes) -> None:
@@ -184,8 +192,8 @@ def _be_child(call: Call, data: socket.socket, print_to: int, server: int) -> No
         for number in (signal.SIGCHLD, signal.SIGXFSZ):  # Python ignores the second one from its start
             signal.signal(number, signal.SIG_DFL)
         talk = _close_descriptors(data.detach(), print_to)
-        _set_limits(call.limits)
-        _answer(talk, call.function)
+        _set_limits(call.limits, call.turns)
+        _serve(talk, call)
     except BaseException as error:
         with contextlib.suppress(BaseException):
             os.write(2, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:PRINTED_BYTES_MAX])
@@ -206,40 +214,83 @@ def _close_descriptors(data: int, print_to: int) -> int:
     return talk
 
 
-def _set_limits(limits: Limits) -> None:
-    def set_limit(which: int, soft: int | None, hard: int | None = None) -> None:
-        if soft is None:
-            return
-        _, most = resource.getrlimit(which)
-        hard = soft if hard is None else hard
-        if most != resource.RLIM_INFINITY:
-            soft, hard = min(soft, most), min(hard, most)
-        resource.setrlimit(which, (soft, hard))
+def _set_limit(which: int, soft: int | None, hard: int | None = None) -> None:
+    if soft is None:
+        return
+    _, most = resource.getrlimit(which)
+    hard = soft if hard is None else hard
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    resource.setrlimit(which, (soft, hard))
 
+
+def _set_limits(limits: Limits, turns: int) -> None:
     with contextlib.suppress(OSError):  # when memory runs out, this one goes before the server
         descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(descriptor, b"500")
         os.close(descriptor)
-    set_limit(resource.RLIMIT_CPU, limits.cpu_s, None if limits.cpu_s is None else limits.cpu_s + 1)
-    set_limit(resource.RLIMIT_FSIZE, limits.file_bytes)
-    set_limit(resource.RLIMIT_NOFILE, limits.open_files)
-    set_limit(resource.RLIMIT_CORE, 0)
+    if limits.cpu_s is not None:  # the soft one ends a call; the hard one is for what ignores that, and for all turns together
+        _set_limit(resource.RLIMIT_CPU, limits.cpu_s, (limits.cpu_s + 1) * turns)
+    _set_limit(resource.RLIMIT_FSIZE, limits.file_bytes)
+    _set_limit(resource.RLIMIT_NOFILE, limits.open_files)
+    _set_limit(resource.RLIMIT_CORE, 0)
     if sys.platform != "darwin":  # which has no such limit
-        set_limit(resource.RLIMIT_AS, limits.memory_bytes)
+        _set_limit(resource.RLIMIT_AS, limits.memory_bytes)
 
 
-def _answer(talk: int, name: str) -> None:
-    request = bytearray()
-    while chunk := os.read(talk, 1 << 16):
-        request += chunk
+def _serve(talk: int, call: Call) -> None:
+    """Answer what is asked, until there is no more to ask or this process is no longer as good as a new one."""
+    module, _, name = call.function.partition(":")
+    limits, before = call.limits, _address_space()
+    for turn in range(call.turns):
+        request = _read_request(talk)
+        if request is None:
+            return
+        if turn and limits.cpu_s is not None:
+            _set_limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + limits.cpu_s, (limits.cpu_s + 1) * call.turns)
+        _say(talk, _answer(module, name, request))
+        if limits.memory_bytes is not None and _address_space() - before > limits.memory_bytes // GROWTH:
+            return
+
+
+def _address_space() -> int:
+    """Bytes; 0 where it is not told."""
     try:
-        module, _, function = name.partition(":")
-        answer = RESULT + getattr(sys.modules[module], function)(bytes(request))
+        descriptor = os.open("/proc/self/statm", os.O_RDONLY)
+    except OSError:
+        return 0
+    pages = int(os.read(descriptor, 64).split()[0])
+    os.close(descriptor)
+    return pages * resource.getpagesize()
+
+
+def _read_request(talk: int) -> bytes | None:
+    """None when there is none."""
+    read, wanted = bytearray(), 4
+    while len(read) < wanted:
+        chunk = os.read(talk, min(wanted - len(read), 1 << 16))
+        if not chunk:
+            return None
+        read += chunk
+        if wanted == len(read) == 4:
+            wanted += struct.unpack("!I", read)[0]
+    return bytes(read[4:])
+
+
+def _answer(module: str, function: str, request: bytes) -> bytes:
+    try:
+        said: bytes = getattr(sys.modules[module], function)(request)
+        return RESULT + said
+    except Failed as failed:
+        return FAILED + str(failed).encode("utf-8", "replace")
     except MemoryError:
-        answer = ERROR + b"MemoryError: it needed more memory than it may use"
+        return ERROR + b"MemoryError: it needed more memory than it may use"
     except Exception as error:
-        answer = ERROR + f"{type(error).__name__}: {error}"[:4000].encode("utf-8", "replace")
-    rest = memoryview(answer)
+        return ERROR + f"{type(error).__name__}: {error}"[:4000].encode("utf-8", "replace")
+
+
+def _say(talk: int, answer: bytes) -> None:
+    rest = memoryview(struct.pack("!I", len(answer)) + answer)
     while rest:
         rest = rest[os.write(talk, rest) :]
 

@@ -13,18 +13,21 @@ Rules
 4. A server that died is started again by the next call; calls that had begun fail with `ForkServerDied`.
 5. A child says how it went by bytes on a socket that is its own.  How it ended is said by the server on another one, which no
    child holds.
+6. A child has one call, unless calls say that they share: then those with the same word, function and limits may follow each
+   other in a child, never two at once, each with limits of its own.  Only a result counts there, and a limit that was reached;
+   whatever else becomes of such a call, it is made again in a new child.  After anything but a result a child is used no more,
+   nor when its address space has grown much, nor after `TURNS` calls or `KEEP_S` without one.
 
-Shape of the protocol: one byte with two descriptors for each call, [status, data].  On `status` the caller has put the call as a
-frame; the server answers with one byte when there is a child; when the caller shuts it down, the child is killed; at the end
-the server writes the wait status and the last bytes printed.  On `data` the child reads the request to its end, then writes one
-byte (0 result, 1 error) and the result.
+Shape of the protocol: one byte with two descriptors for each child, [status, data].  On `status` the caller has put the call as
+a frame; the server answers with one byte when there is a child; when the caller shuts it down, the child is killed; at the end
+the server writes the wait status and the last bytes printed.  On `data` the child reads a frame, the request, and answers with
+another: one byte (0 result, 1 error, 2 failed) and the text.  It ends when there is no further request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import struct
 import sys
@@ -32,51 +35,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from milepost.forked import BEGUN, ERROR, RESULT, Call, Hello, send_frame
-from milepost.process import ENV, Limits, Reason, reason_of
+from milepost.forkchild import LIMIT_REASONS, Answer, Child, ForkServerDied, Kept, Wanted
+from milepost.forked import Call, Hello, send_frame
+from milepost.process import ENV, Limits
 
 RESULT_BYTES_MAX = 8 << 20
 START_S = 60.0
 IDLE_S = 60.0
 BEGIN_TRIES = 3  # of one call, with a new server each
-
-
-class ForkServerDied(Exception):
-    """The process that forks died, or did not start; the call may be tried again."""
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """How a child ended.  Exactly one of `result`, `error` is set when it ended by itself and said so; neither otherwise.
-
-    error: the exception that the function raised, as `Type: text`.  printed: the end of what it wrote to its standard streams.
-    """
-
-    code: int  # exit code, or minus the number of the signal that killed it
-    reason: Reason
-    result: bytes | None = None
-    error: str | None = None
-    printed: bytes = b""
-
-    @property
-    def ok(self) -> bool:
-        return self.result is not None
-
-    def describe(self) -> str:
-        """Why there is no result, in words."""
-        if self.error is not None:
-            return self.error
-        how = {
-            "exit": f"exit code {self.code}",
-            "signal": f"killed by signal {-self.code}",
-            "cpu_time": "it used more processor time than it may",
-            "file_size": "it wrote a larger file than it may",
-            "wall_time": "it took longer than it may",
-        }[self.reason]
-        said = " ".join(self.printed.decode("utf-8", "replace").split())[-300:]
-        return f"{how}: {said}" if said else how
-
-
-# --- the caller's side --------------------------------------------------------------------------------------------------
+TURNS = 32  # calls of one child
 
 
 class ForkServer:
@@ -98,6 +65,7 @@ class ForkServer:
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
         self._starting = asyncio.Lock()
+        self._kept = Kept()
         self._calls = 0
         self._retirement: asyncio.TimerHandle | None = None
 
@@ -106,10 +74,13 @@ class ForkServer:
         """The server's process; None while there is none."""
         return None if self._process is None else self._process.pid
 
-    async def call(self, function: str, request: bytes, *, limits: Limits, result_bytes_max: int = RESULT_BYTES_MAX) -> Answer:
-        """How `module:function` went, given `request` and asked for bytes, in a child of its own.
+    async def call(
+        self, function: str, request: bytes, *, limits: Limits, result_bytes_max: int = RESULT_BYTES_MAX, share: str | None = None
+    ) -> Answer:
+        """How `module:function` went, given `request` and asked for bytes, in a child.
 
-        Rules: 1. the child is dead when this returns or raises.
+        share: the word of calls that may follow each other in one child (rule 6); None: the child is this call's own.
+        Rules: 1. a child that is not shared is dead when this returns or raises; one that is, is dead or waits.
                2. a cancelled caller kills it at once; a result above result_bytes_max does so too (an answer without result).
         Errors: ForkServerDied.
         """
@@ -118,38 +89,66 @@ class ForkServer:
             self._retirement.cancel()
             self._retirement = None
         try:
-            for _ in range(BEGIN_TRIES):
-                with contextlib.ExitStack() as stack:
-                    status, data = await self._begin(Call(function, limits), stack)
-                    answer = await _follow(status, data, request, limits.wall_s, result_bytes_max)
-                if answer is not None:
-                    return answer
-            raise ForkServerDied("the process that forks died again and again")
+            wanted = Wanted(request, limits.wall_s, result_bytes_max)
+            if share is None:
+                return await self._ask_new(Call(function, limits), wanted, None)
+            call = Call(function, limits, TURNS)
+            return await self._ask_kept(call, wanted, share) or await self._ask_new(call, wanted, share)
         finally:
             self._calls -= 1
             if not self._calls:
                 self._retirement = asyncio.get_running_loop().call_later(self._idle_s, self._retire)
 
-    async def _begin(self, call: Call, stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
-        """The call is on its way to the server: its status socket and its data socket."""
-        control = await self._running()
-        sockets = []
-        for _ in range(2):
-            ours, theirs = socket.socketpair()
-            stack.enter_context(ours)
-            stack.enter_context(theirs)
-            sockets.append((ours, theirs))
-        (status, their_status), (data, their_data) = sockets
-        send_frame(status, msgspec.json.encode(call))
-        status.setblocking(False)
-        data.setblocking(False)
+    async def _ask_new(self, call: Call, wanted: Wanted, share: str | None) -> Answer:
+        for _ in range(BEGIN_TRIES):
+            child = await self._begin(call)
+            answer = await self._ask(child, wanted, share)
+            if answer is not None:
+                return answer
+        raise ForkServerDied("the process that forks died again and again")
+
+    async def _ask_kept(self, call: Call, wanted: Wanted, share: str) -> Answer | None:
+        """None: there is no such child, or what it said does not count."""
+        child = self._kept.take((share, call))
+        if child is None:
+            return None
         try:
-            await _send_sockets(control, their_status, their_data)
-        except OSError:  # it died: the sockets close before they say that the call has begun
-            await self._forget(control)
-        their_status.close()
-        their_data.close()
-        return status, data
+            answer = await self._ask(child, wanted, share)
+        except ForkServerDied:
+            return None
+        return answer if answer is not None and (answer.ok or answer.reason in LIMIT_REASONS) else None
+
+    async def _ask(self, child: Child, wanted: Wanted, share: str | None) -> Answer | None:
+        try:
+            return await child.ask(wanted, again=share is not None)
+        finally:
+            if share is not None and child.waits:
+                self._kept.put((share, child.call), child)
+            else:
+                child.close()
+
+    async def _begin(self, call: Call) -> Child:
+        """The call is on its way to the server."""
+        control = await self._running()
+        with contextlib.ExitStack() as stack:
+            sockets = []
+            for _ in range(2):
+                ours, theirs = socket.socketpair()
+                stack.enter_context(ours)
+                stack.enter_context(theirs)
+                sockets.append((ours, theirs))
+            (status, their_status), (data, their_data) = sockets
+            send_frame(status, msgspec.json.encode(call))
+            status.setblocking(False)
+            data.setblocking(False)
+            try:
+                await _send_sockets(control, their_status, their_data)
+            except OSError:  # it died: the sockets close before they say that the call has begun
+                await self._forget(control)
+            their_status.close()
+            their_data.close()
+            stack.pop_all()
+        return Child(call, status, data)
 
     async def _running(self) -> socket.socket:
         async with self._starting:
@@ -215,6 +214,7 @@ class ForkServer:
             self._retirement = None
         if self._control is not None:
             await self._forget(self._control)
+        await self._kept.close()
 
 
 async def _send_sockets(control: socket.socket, *sockets: socket.socket) -> None:
@@ -224,84 +224,6 @@ async def _send_sockets(control: socket.socket, *sockets: socket.socket) -> None
             return
         except BlockingIOError:
             await asyncio.sleep(0.001)  # its socket is full of calls that it has not read yet
-
-
-async def _follow(
-    status: socket.socket, data: socket.socket, request: bytes, wall_s: float | None, result_bytes_max: int
-) -> Answer | None:
-    """Give the child its request, take its result, and see it end.  None: there never was a child."""
-    ended = asyncio.ensure_future(_read_all(status))
-    talk = asyncio.ensure_future(_converse(data, request, result_bytes_max))
-    timed_out = False
-    try:
-        try:
-            async with asyncio.timeout(wall_s):
-                await asyncio.wait([ended, talk], return_when=asyncio.FIRST_COMPLETED)
-                if not ended.done() and talk.result() is not None:
-                    await asyncio.shield(ended)  # it said all that it has to say
-        except TimeoutError:
-            timed_out = True
-    finally:
-        trailer = await _stop(status, ended)
-        said = await _finish(talk)
-    if not trailer:
-        return None
-    if len(trailer) < len(BEGUN) + 4:
-        raise ForkServerDied("the process that forks died with its children")
-    trailer = trailer.removeprefix(BEGUN)
-    code = os.waitstatus_to_exitcode(struct.unpack("!i", trailer[:4])[0])
-    reason = reason_of(code, timed_out)
-    result = error = None
-    if reason == "exit" and said:
-        result = said[1:] if said[:1] == RESULT else None
-        error = said[1:].decode("utf-8", "replace") if said[:1] == ERROR else None
-    return Answer(code=code, reason=reason, result=result, error=error, printed=trailer[4:])
-
-
-async def _converse(data: socket.socket, request: bytes, result_bytes_max: int) -> bytes | None:
-    """What the child said; None when it was too much."""
-    loop = asyncio.get_running_loop()
-    said = bytearray()
-    with contextlib.suppress(ConnectionError):  # it ended without reading or in the middle of a word
-        await loop.sock_sendall(data, request)
-        data.shutdown(socket.SHUT_WR)
-    with contextlib.suppress(ConnectionError):
-        while chunk := await loop.sock_recv(data, 1 << 16):
-            said += chunk
-            if len(said) > result_bytes_max:
-                return None
-    return bytes(said)
-
-
-async def _stop(status: socket.socket, ended: asyncio.Future[bytes]) -> bytes:
-    """Kill the child if it lives, and wait until it is reaped, however often the caller is cancelled meanwhile."""
-    if not ended.done():
-        with contextlib.suppress(OSError):
-            status.shutdown(socket.SHUT_WR)
-    while not ended.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(ended)
-    return ended.result()
-
-
-async def _finish(talk: asyncio.Future[bytes | None]) -> bytes | None:
-    """What was said, now that nobody can say more; who left the child's group may still hold the socket."""
-    try:
-        async with asyncio.timeout(1.0):
-            return await talk
-    except TimeoutError:
-        return None
-    finally:
-        talk.cancel()
-
-
-async def _read_all(one: socket.socket) -> bytes:
-    loop = asyncio.get_running_loop()
-    read = bytearray()
-    with contextlib.suppress(ConnectionError):
-        while chunk := await loop.sock_recv(one, 1 << 16):
-            read += chunk
-    return bytes(read)
 
 
 __all__ = ["Answer", "ForkServer", "ForkServerDied"]

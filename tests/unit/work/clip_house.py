@@ -59,7 +59,7 @@ class Hands:
     async def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:
         self.seen.append((done, total, note, unit))
 
-    async def fork(self, function: str, request: Any, result: Any) -> Any:
+    async def fork(self, function: str, request: Any, result: Any, *, alone: bool = True) -> Any:
         assert function == "milepost.work.media.documents:work"
         return child.read(documents.work(msgspec.json.encode(request)), result)
 

@@ -1,4 +1,4 @@
-"""Functions that run in a forked child: a msgspec value in, a msgspec value out, `FopFailed` carried across."""
+"""Functions that run in a forked child: a msgspec value in, a msgspec value out.  `FopFailed` is carried across as it is."""
 
 from __future__ import annotations
 
@@ -8,16 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from milepost.work.media.commands import FopFailed
-
 Q = TypeVar("Q")
-
-
-class Said(msgspec.Struct, omit_defaults=True):
-    """What a child says: its result, or why there is none."""
-
-    result: msgspec.Raw = msgspec.Raw(b"null")
-    failed: str | None = None
 
 
 def forked(request: type[Q]) -> Callable[[Callable[[Q], Any]], Callable[[bytes], bytes]]:
@@ -27,10 +18,7 @@ def forked(request: type[Q]) -> Callable[[Callable[[Q], Any]], Callable[[bytes],
     def wrap(function: Callable[[Q], Any]) -> Callable[[bytes], bytes]:
         @wraps(function)
         def run(data: bytes) -> bytes:
-            try:
-                return encode(Said(result=msgspec.Raw(encode(function(decode(data))))))
-            except FopFailed as failed:
-                return encode(Said(failed=str(failed)))
+            return encode(function(decode(data)))
 
         return run
 
@@ -38,11 +26,8 @@ def forked(request: type[Q]) -> Callable[[Callable[[Q], Any]], Callable[[bytes],
 
 
 def read(said: bytes, result: type[Q]) -> Q:
-    """The child's result.  Errors: FopFailed; msgspec.DecodeError when it is none."""
-    answer = msgspec.json.decode(said, type=Said)
-    if answer.failed is not None:
-        raise FopFailed(answer.failed)
-    return msgspec.json.decode(answer.result, type=result)
+    """The child's result.  Errors: msgspec.DecodeError when it is none."""
+    return msgspec.json.decode(said, type=result)
 
 
-__all__ = ["Said", "forked", "read"]
+__all__ = ["forked", "read"]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from milepost.forked import Failed
 from milepost.process import Ended, Limits
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class BadCommand(ValueError):
     """The command's text is wrong: a sentence that says what and where."""
 
 
-class FopFailed(Exception):
+class FopFailed(Failed):
     """The command cannot do its work on this source: what stands behind `execute fop cmd failed: `.  Not tried again."""
 
 
@@ -112,9 +113,10 @@ class Tools(Protocol):
         """Say how far this command is."""
         ...
 
-    async def fork(self, function: str, request: Any, result: type[T]) -> T:
+    async def fork(self, function: str, request: Any, result: type[T], *, alone: bool = True) -> T:
         """What `module:function` returns, run in a warm child process with limits that shares nothing with this one.
 
+        alone: False when nothing is read but the source; other commands of the job over it may then follow in that child.
         The module is one of `tools.FORKED`, and the function is made with `@forked` of `child.py`: it is given one msgspec value
         and returns one.
         Errors: FopFailed, also for whatever the function raised and when a limit or a crash ended it.

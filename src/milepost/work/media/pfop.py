@@ -240,6 +240,7 @@ class Item:
                 mime_type=mime_type,
                 folder=self.folder / f"step-{index}",
                 shared=shared,
+                readers=f"{self.job.job.root_id} {source.object_key}" if index == 0 else None,
                 report=lambda done, total, note, unit: self.job.progress(done, total, note, unit=unit),
             )
             with self.failing(index):

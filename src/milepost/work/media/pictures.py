@@ -364,6 +364,7 @@ async def run_picture(spec: Spec, source: Path, out: Path, tools: Tools) -> Outp
                 temporary=str(tools.folder),
             ),
             Done,
+            alone=bool(marks),
         )
     except FopFailed:
         save = getattr(spec, "save", None)

@@ -68,14 +68,25 @@ async def close_workshop() -> None:
 
 
 class LocalTools:
-    """`commands.Tools` for one file that is here: children and programs, no other files and nobody who is told of progress."""
+    """`commands.Tools` for one file that is here: children and programs, no other files and nobody who is told of progress.
+
+    readers: the word of all commands that one job runs over this very source; None: there are no others.
+    """
 
     def __init__(
-        self, settings: Settings, places: asyncio.Semaphore, *, origin: Origin, target: Target, mime_type: str, folder: Path
+        self,
+        settings: Settings,
+        places: asyncio.Semaphore,
+        *,
+        origin: Origin,
+        target: Target,
+        mime_type: str,
+        folder: Path,
+        readers: str | None = None,
     ) -> None:
         self.settings = settings
         self.origin, self.target, self.mime_type, self.folder = origin, target, mime_type, folder
-        self._forks, self._places = workshop(settings).forks, places
+        self._forks, self._places, self._readers = workshop(settings).forks, places, readers
 
     async def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:  # noqa: ARG002
         return
@@ -83,7 +94,7 @@ class LocalTools:
     async def fetch(self, url: str) -> Path:
         raise FopFailed(f"failed to GET {redact(url)}: no other file is read here")
 
-    async def fork(self, function: str, request: Any, result: type[T]) -> T:
+    async def fork(self, function: str, request: Any, result: type[T], *, alone: bool = True) -> T:
         settings = self.settings
         limits = Limits(
             memory_bytes=settings.picture_memory_bytes,
@@ -93,9 +104,13 @@ class LocalTools:
         )
         try:
             async with self._places:
-                answer = await self._forks.call(function, msgspec.json.encode(request), limits=limits)
+                answer = await self._forks.call(
+                    function, msgspec.json.encode(request), limits=limits, share=None if alone else self._readers
+                )
         except ForkServerDied as died:
             raise RetryableError("worker_process_died", f"{died}") from died
+        if answer.failed is not None:
+            raise FopFailed(answer.failed)
         if answer.result is None:
             raise FopFailed(f"the command was stopped: {answer.describe()}")
         try:
@@ -131,10 +146,11 @@ class StepTools(LocalTools):
         mime_type: str,
         folder: Path,
         shared: Path,
+        readers: str | None,
         report: Callable[[int, int | None, str, str], Awaitable[None]],
     ) -> None:
         places = workshop(job.settings).places
-        super().__init__(job.settings, places, origin=origin, target=target, mime_type=mime_type, folder=folder)
+        super().__init__(job.settings, places, origin=origin, target=target, mime_type=mime_type, folder=folder, readers=readers)
         self._job, self._shared, self._report = job, shared, report
         self._fetched: dict[str, Path] = {}
 
