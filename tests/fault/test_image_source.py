@@ -704,7 +704,7 @@ async def test_a_disk_without_room_for_the_image_is_named_before_the_fetch(
     source.answers["/a"] = file(DATA)
     monkeypatch.setattr(fetching, "SPACE_LEFT_BYTES", 1 << 60)
     job = await run(system, spec(source.url("/a")), attempts_max=1)
-    await assert_failed(system, job, "no_space", "bytes left")
+    await assert_failed(system, job, "no_space", "MiB left")
 
 
 async def test_a_body_without_length_never_takes_the_last_of_the_disk(
@@ -727,7 +727,7 @@ async def test_a_body_without_length_never_takes_the_last_of_the_disk(
     monkeypatch.setattr(fetching.shutil, "disk_usage", usage)
     monkeypatch.setattr(fetching, "SPACE_LEFT_BYTES", 2 << 20)
     job = await run(system, spec(source.url("/a")), attempts_max=1)
-    await assert_failed(system, job, "no_space", "bytes left")
+    await assert_failed(system, job, "no_space", "MiB left")
     assert 0 < most <= room - (2 << 20)
 
 

@@ -146,7 +146,7 @@ async def _check(target: Path, image: Inspected, wanted: str) -> Inspected:
 def _no_space() -> RetryableError:
     return RetryableError(
         "no_space",
-        "The disk got full while the image was converted; free some space, it is tried again.",
+        "The disk got full while the image was converted: free some space.",
         delay_s=NO_SPACE_DELAY_S,
     )
 

@@ -213,7 +213,7 @@ class _Try:
         if free < needed:
             raise RetryableError(
                 "no_space",
-                f"The disk has {free} bytes left and this image needs {needed}; free some space, it is tried again.",
+                f"The disk has {free >> 20} MiB left and this image needs {needed >> 20} MiB: free some space.",
                 {"free": free, "needed": needed},
                 delay_s=NO_SPACE_DELAY_S,
             )

@@ -390,9 +390,7 @@ async def _name_disk_errors(running: Coroutine[Any, Any, T]) -> T:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise RetryableError(
-            "no_space", f"The disk is full ({error}); free some space, it is tried again.", delay_s=NO_SPACE_DELAY_S
-        ) from error
+        raise RetryableError("no_space", f"The disk is full ({error}): free some space.", delay_s=NO_SPACE_DELAY_S) from error
 
 
 def _empty(folder: Path) -> None:
