@@ -111,6 +111,10 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 
 def _parameter(one: Parameter) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": one.type}
+    if one.name == "limit":
+        schema["minimum"] = 1
+    if one.name == "after" and one.type == "string":
+        schema["minLength"] = 1
     if one.choices:
         schema["enum"] = list(one.choices)
     if one.many:

@@ -189,6 +189,16 @@ def test_every_parameter_of_the_document_is_read_and_every_error_described() -> 
         assert [one["name"] for one in operation["parameters"] if one["in"] == "path"] == names
 
 
+def test_the_document_refuses_the_pages_that_the_server_refuses_and_the_page_has_a_colour_for_every_method() -> None:
+    style = console.docs_page().decode()
+    for methods in openapi.build()["paths"].values():
+        for method, operation in methods.items():
+            assert re.search(rf"\.{method}[,{{]", style)
+            for one in operation["parameters"]:
+                assert one["name"] != "limit" or one["schema"]["minimum"] == 1
+                assert one["name"] != "after" or one["schema"].get("minLength") == 1 or one["schema"]["type"] == "integer"
+
+
 async def test_a_jobs_answer_is_what_the_document_says(house: House, web: Web) -> None:
     schema = openapi.build()["components"]["schemas"]["NativeJob"]
     job = await submit(web)
