@@ -138,12 +138,13 @@ WAIT = re.compile(rb"(?i)(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9}(?:\.\d{1,6})?)").sea
 
 async def read_body(receive: Receive, headers: dict[bytes, bytes], *, limit_bytes: int, limit_s: float) -> bytes:
     """The whole body, never more than limit_bytes in memory, within limit_s.  Errors: LimitExceeded, Disconnected."""
-    declared = headers.get(b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
-        raise _too_large(limit_bytes, int(declared))
+    length = headers.get(b"content-length")
+    declared = int(length) if length is not None and length.isdigit() else None
+    if declared is not None and declared > limit_bytes:
+        raise _too_large(limit_bytes, declared)
     try:
         async with asyncio.timeout(limit_s):
-            return await _read(receive, limit_bytes)
+            return await _read(receive, limit_bytes, declared)
     except TimeoutError:  # a client that stops in the middle must not keep its place for ever
         raise LimitExceeded(
             f"the body did not come within {limit_s:g} s",
@@ -153,12 +154,12 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], *, limit_byte
         ) from None
 
 
-async def _read(receive: Receive, limit_bytes: int) -> bytes:
+async def _read(receive: Receive, limit_bytes: int, declared: int | None) -> bytes:
     message = await receive()
     if message["type"] == "http.disconnect":
         raise Disconnected
     body: bytes = message.get("body", b"")
-    if message.get("more_body", False):
+    if len(body) != declared and message.get("more_body", False):  # what is whole is not asked whether it is
         body = await _read_rest(receive, body, limit_bytes)
     if len(body) > limit_bytes:
         raise _too_large(limit_bytes, len(body))
