@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
+
+from milepost.forked import Failed
 
 SECRET_AT_IMPORT = os.environ.get("FORKED_SECRET")
 
@@ -96,3 +99,44 @@ def kill_server(_request: bytes) -> bytes:
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(600)
     return b""
+
+
+_TURN = 0
+
+
+def turn(request: bytes) -> bytes:
+    """Where this call runs, and which one it is there.  What is asked for happens from the second call on in one process."""
+    global _TURN
+    _TURN += 1
+    if _TURN > 1:
+        match request:
+            case b"crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case b"fail":
+                raise Failed("not in a used child")
+            case b"raise":
+                raise ValueError("not in a used child")
+            case b"leave":
+                os._exit(0)
+            case b"kill server":
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(600)
+            case b"spin":
+                while True:
+                    pass
+    if request == b"work":
+        end_s = time.process_time() + 0.7
+        while time.process_time() < end_s:
+            pass
+    if request == b"grow":
+        _GROWN.append(mmap.mmap(-1, 256 << 20))
+    if request == b"long":
+        return b"x" * 100_000
+    return json.dumps({"pid": os.getpid(), "turn": _TURN, "parent": os.getppid(), "environ": dict(os.environ)}).encode()
+
+
+_GROWN: list[mmap.mmap] = []
+
+
+def refuse(request: bytes) -> bytes:
+    raise Failed(request.decode())
