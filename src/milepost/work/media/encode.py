@@ -16,15 +16,16 @@ from pathlib import Path
 import pyvips
 
 from milepost.work.media.commands import FopFailed
+from milepost.work.media.pillow import save_heic
 from milepost.work.media.raster import ANIMATED, Image, Photo, flat
 from milepost.work.media.spec import Color, Done, Save
 
 MIME = {
     "jpeg": "image/jpeg", "png": "image/png", "gif": "image/gif", "webp": "image/webp", "avif": "image/avif",
-    "tiff": "image/tiff", "bmp": "image/bmp",
+    "heic": "image/heic", "tiff": "image/tiff", "bmp": "image/bmp",
 }  # fmt: skip
-QUALITY = {"jpeg": 75, "webp": 75, "avif": 50}
-WEBP_SIDE_MAX, AVIF_SIDE_MAX, AVIF_PIXELS_MAX = 16_383, 9_999, 30_720_000
+QUALITY = {"jpeg": 75, "webp": 75, "avif": 50, "heic": 35}
+WEBP_SIDE_MAX, HEIF_SIDE_MAX, HEIF_PIXELS_MAX = 16_383, 9_999, 30_720_000
 GIF_COLORS = 128
 KEEP_EXIF, KEEP_PROFILE, _KEEP_ALL = 1, 8, 63  # VipsForeignKeep
 HEADER_BYTES = 256 << 10  # of a JPEG, in which its tables are looked for
@@ -109,7 +110,7 @@ def output_format(photo: Photo, save: Save) -> str:
     """Errors: FopFailed when the source's own format cannot be written."""
     if save.format is not None and save.format != "copy":
         return save.format
-    if save.format is None and photo.format in ("avif", "heic"):
+    if save.format is None and photo.format in ("avif", "heic", "psd"):
         return "jpeg"
     if photo.format not in MIME:
         raise FopFailed(f"{photo.format} cannot be written here")
@@ -144,8 +145,8 @@ def _check_output(photo: Photo, made: str) -> None:
         raise FopFailed(f"image too large: the result would have {wide}x{high} pixels")
     if made == "webp" and max(wide, high) > WEBP_SIDE_MAX:
         raise FopFailed(f"image too large for webp: {wide}x{high}, a side has at most {WEBP_SIDE_MAX} pixels")
-    if made == "avif" and (max(wide, high) > AVIF_SIDE_MAX or wide * high > AVIF_PIXELS_MAX):
-        raise FopFailed(f"image too large for avif: {wide}x{high}, at most {AVIF_SIDE_MAX} a side and {AVIF_PIXELS_MAX} pixels")
+    if made in ("avif", "heic") and (max(wide, high) > HEIF_SIDE_MAX or wide * high > HEIF_PIXELS_MAX):
+        raise FopFailed(f"image too large for {made}: {wide}x{high}, at most {HEIF_SIDE_MAX} a side and {HEIF_PIXELS_MAX} pixels")
 
 
 def _tagged(image: Image, save: Save) -> Image:
@@ -179,6 +180,8 @@ def encode(image: Image, out: str, made: str, quality: int, save: Save, backgrou
             image.webpsave(out, Q=quality, keep=keep)
         case "avif":
             image.heifsave(out, Q=quality, compression="av1", keep=keep)
+        case "heic":
+            save_heic(image, out, quality, keep_tags=not save.strip)
         case "tiff":
             image.tiffsave(out, compression="deflate", keep=keep)
         case "bmp":

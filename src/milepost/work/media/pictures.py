@@ -64,7 +64,7 @@ COLORS = {
 }  # fmt: skip
 FORMATS = {
     "jpg": "jpeg", "jpeg": "jpeg", "png": "png", "gif": "gif", "webp": "webp", "avif": "avif", "tiff": "tiff", "tif": "tiff",
-    "bmp": "bmp", "copy": "copy",
+    "bmp": "bmp", "heic": "heic", "heif": "heic", "copy": "copy",
 }  # fmt: skip
 _HEX = re.compile(r"#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})")
 _SIZE_LIMIT = re.compile(r"(?:(\$\(fsize\))|([0-9]{1,12})([kKmM]?))(!?)", re.ASCII)

@@ -1,4 +1,5 @@
-"""Pictures opened and changed with libvips.  Runs in a child with limits; nothing here is imported where the server runs.
+"""Pictures opened with libvips, or with Pillow where it cannot, and changed.  Runs in a child with limits; nothing of it is
+imported where the server runs.
 
 Rules
 1. What a file is, its first bytes say; neither its name nor its stored type.  Only the loaders of those formats are unblocked.
@@ -18,14 +19,16 @@ import pyvips
 
 from milepost.work.media.commands import FopFailed
 from milepost.work.media.geometry import Crop, Extent, Thumbnail, View
+from milepost.work.media.pillow import Foreign
 from milepost.work.media.spec import AutoOrient, Blur, Border, Color, Op, PictureLimits, Rotate, Sharpen
 
 Image = Any  # pyvips has no types
 
 LOADERS = {
     "jpeg": "jpegload", "png": "pngload", "gif": "gifload", "webp": "webpload", "tiff": "tiffload", "avif": "heifload",
-    "heic": "heifload", "bmp": "",
+    "bmp": "",
 }  # fmt: skip
+FOREIGN = frozenset({"heic", "psd"})
 ANIMATED = frozenset({"gif", "webp"})
 FAIL_ON = "error"
 _UNBLOCKED = ("Jpeg", "Png", "Nsgif", "Webp", "Tiff", "Heif", "Raw")
@@ -55,6 +58,8 @@ def sniff(path: str) -> str:
         return "webp"
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "tiff"
+    if head.startswith(b"8BPS"):
+        return "psd"
     if head[4:8] == b"ftyp":
         brands = {head[8:12], *(head[at : at + 4] for at in range(16, len(head), 4))}
         if brands & _AVIF:
@@ -76,7 +81,9 @@ class Photo:
     def __init__(self, path: str, limits: PictureLimits) -> None:
         self.path, self.limits = path, limits
         self.format = sniff(path)
-        self.header = self._load()
+        foreign = self.format in FOREIGN or (self.format == "bmp" and not _is_plain_bmp(path))
+        self._foreign = Foreign(path, self.format) if foreign else None
+        self.header = self._load() if self._foreign is None else self._foreign.header
         header = self.header
         self.width, self.page_height = header.width, _field(header, "page-height", header.height)
         self.pages = _field(header, "n-pages", 1) if self.format in ANIMATED else 1
@@ -95,6 +102,8 @@ class Photo:
             raise FopFailed(f"image too large: {wide}x{high} in {self.pages} frame(s), at most {limits.pixels_max} pixels")
 
     def _load(self, **options: Any) -> Image:
+        if self._foreign is not None:
+            return self._foreign.load()
         if self.format == "bmp":
             return _load_bmp(self.path)
         return getattr(pyvips.Image, LOADERS[self.format])(self.path, fail_on=FAIL_ON, **options)
@@ -285,7 +294,17 @@ def flat(image: Image, background: Color = Color()) -> Image:
     return image.flatten(background=ink[:-1])
 
 
-# --- BMP, which libvips cannot read by itself -----------------------------------------------------------------------------
+# --- what libvips cannot read by itself -----------------------------------------------------------------------------------
+
+
+def _is_plain_bmp(path: str) -> bool:
+    """Whether it is uncompressed, of 24 or 32 bits a pixel, or has no header that another reader could do more with."""
+    with Path(path).open("rb") as file:
+        head = file.read(54)
+    header_bytes, depth, compression = (
+        int.from_bytes(head[at : at + size], "little") for at, size in ((14, 4), (28, 2), (30, 4))
+    )
+    return len(head) < 54 or (header_bytes >= 40 and depth in (24, 32) and compression in (0, 3))
 
 
 def _load_bmp(path: str) -> Image:

@@ -64,7 +64,7 @@ class SizeLimit(msgspec.Struct, frozen=True):
 class Save(msgspec.Struct, frozen=True, kw_only=True):
     """How the output is written.  None: the default of the format."""
 
-    format: str | None = None  # None: the source's, and jpeg for avif and heic; "copy": the source's
+    format: str | None = None  # None: the source's, and jpeg for avif, heic and psd; "copy": the source's
     quality: int | None = None
     forced: bool = False  # the quality is not corrected by the source's
     interlace: bool = False
