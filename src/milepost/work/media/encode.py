@@ -10,8 +10,10 @@ Source: dcloudio/unidocs-zh docs/uniCloud/ext-storage/dev.md (the rule); T.81 an
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import pyvips
 
@@ -43,19 +45,23 @@ _CHROMINANCE = (17, 18, 18, 24, 21, 24, 47, 26, 26, 47, *([99] * 4), 66, 56, 66,
 # --- quality -------------------------------------------------------------------------------------------------------------
 
 
-def jpeg_tables(data: bytes) -> dict[int, tuple[int, ...]]:
+def jpeg_tables(file: BinaryIO) -> dict[int, tuple[int, ...]]:
     """The quantisation tables of a JPEG's header by number, in zigzag order; empty when it has none that can be read."""
     tables: dict[int, tuple[int, ...]] = {}
     at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+    while at < HEADER_BYTES:
+        file.seek(at)
+        mark = file.read(4)
+        if len(mark) < 4 or mark[0] != 0xFF:
+            break
+        marker, size = mark[1], int.from_bytes(mark[2:], "big")
         if marker == 0xFF:  # fill
             at += 1
             continue
         if marker == 0xDA or size < 2:
             break
         if marker == 0xDB:
-            _read_tables(data[at + 4 : at + 2 + size], tables)
+            _read_tables(file.read(size - 2), tables)
         at += 2 + size
     return tables
 
@@ -65,7 +71,7 @@ def _read_tables(segment: bytes, tables: dict[int, tuple[int, ...]]) -> None:
         wide = 2 if segment[0] >> 4 else 1
         values, segment = segment[1 : 1 + 64 * wide], segment[1 + 64 * wide :] if len(segment) > 1 + 64 * wide else b""
         if len(values) == 64 * wide:
-            tables[len(tables)] = tuple(int.from_bytes(values[i : i + wide], "big") for i in range(0, 64 * wide, wide))
+            tables[len(tables)] = struct.unpack(">64B" if wide == 1 else ">64H", values)
 
 
 def scaled_table(base: tuple[int, ...], quality: int) -> tuple[int, ...]:
@@ -90,7 +96,7 @@ def estimate_quality(tables: dict[int, tuple[int, ...]]) -> int | None:
 def source_quality(path: str) -> int | None:
     """The quality that this JPEG was saved with, as far as its tables say."""
     with Path(path).open("rb") as file:
-        return estimate_quality(jpeg_tables(file.read(HEADER_BYTES)))
+        return estimate_quality(jpeg_tables(file))
 
 
 def corrected_quality(asked: int, source: int | None, shrunk: float) -> int:

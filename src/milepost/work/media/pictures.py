@@ -48,7 +48,6 @@ from milepost.work.media.spec import (
     Watermark,
     Work,
 )
-from milepost.work.threads import in_thread
 
 if find_spec("pyvips") is None:  # it is used in the children, and never loaded where the server runs
     raise ImportError("pictures need pyvips", name="pyvips")
@@ -347,9 +346,7 @@ def _parse_nothing(name: str, spec: Spec) -> Any:
 
 async def run_picture(spec: Spec, source: Path, out: Path, tools: Tools) -> Output:
     """What libvips makes of the source, in a child with limits."""
-    size_bytes, most = (await in_thread(source.stat)).st_size, tools.settings.picture_bytes_max
-    if size_bytes > most:
-        raise FopFailed(f"image too large: {size_bytes} bytes, at most {most} are read")
+    _check_bytes(source, tools.settings.picture_bytes_max)
     marks = spec.marks if isinstance(spec, Watermark) else ()
     try:
         files = await _fetch_marks(marks, tools)
@@ -376,6 +373,12 @@ async def run_picture(spec: Spec, source: Path, out: Path, tools: Tools) -> Outp
     if done.mime_type is None:
         return Output.info(done.result)
     return Output.object(out, done.mime_type)
+
+
+def _check_bytes(source: Path, most: int) -> None:
+    size_bytes = source.stat().st_size  # not in a thread: the file was put here just now, and this is some microseconds
+    if size_bytes > most:
+        raise FopFailed(f"image too large: {size_bytes} bytes, at most {most} are read")
 
 
 async def _fetch_marks(marks: Sequence[Mark], tools: Tools) -> list[Path | None]:
