@@ -1,4 +1,4 @@
-"""Marks laid over pictures, round corners, and smaller files of the same picture.  Runs in a child with limits."""
+"""Marks laid over pictures, round corners, animations, and smaller files of the same picture.  Runs in a child with limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from milepost.work.media import encode
 from milepost.work.media.commands import FopFailed
 from milepost.work.media.geometry import place
 from milepost.work.media.raster import Image, Photo, flat, resize
-from milepost.work.media.spec import Color, Done, ImageMark, Mark, PictureLimits, RoundPic, Save, Slim, TextMark, Tile, Watermark
+from milepost.work.media.spec import (
+    Animate,
+    AutoOrient,
+    Color,
+    Done,
+    ImageMark,
+    Mark,
+    PictureLimits,
+    RoundPic,
+    Save,
+    Slim,
+    TextMark,
+    Tile,
+    Watermark,
+)
 
 FONT = "sans"
 FONT_TWIPS = 240  # 12 points, ImageMagick's default
@@ -141,6 +155,31 @@ def _corners(wide: int, high: int, across: float, down: float) -> Image:
     return (inside * 255).rint().cast("uchar").copy(interpretation="b-w")
 
 
+def animate(photo: Photo, spec: Animate, files: list[str], out: str) -> Done:
+    """A GIF of the source and the files, each turned as its EXIF says.  Errors: FopFailed when one has another size."""
+    frames = [_frame(photo)]
+    wide, high = frames[0].width, frames[0].height
+    if wide * high * (len(files) + 1) > photo.limits.pixels_max:
+        raise FopFailed(f"image too large: {len(files) + 1} frames of {wide}x{high} pixels")
+    for number, file in enumerate(files, 2):
+        frame = _frame(Photo(file, photo.limits))
+        if (frame.width, frame.height) != (wide, high):
+            raise FopFailed(f"picture {number} has {frame.width}x{frame.height} pixels, the first has {wide}x{high}")
+        frames.append(frame)
+    photo.frames = frames[::-1] if spec.backwards else frames
+    roll = photo.joined().copy()
+    roll.set_type(pyvips.GValue.array_int_type, "delay", [spec.delay_ms] * len(frames))
+    roll.set_type(pyvips.GValue.gint_type, "loop", 0)
+    encode.encode(roll, out, "gif", encode.QUALITY["jpeg"], Save(strip=True), Color())
+    return Done(mime_type=encode.MIME["gif"])
+
+
+def _frame(photo: Photo) -> Image:
+    photo.change((AutoOrient(),), animated=False, background=Color(), border=Color())
+    image = _srgb(photo.frames[0])
+    return (image if image.hasalpha() else image.addalpha()).copy_memory()
+
+
 def slim(photo: Photo, spec: Slim, out: str) -> Done:
     """The same picture, format and size in fewer bytes; the source when that is not to be had."""
     if photo.format not in ("jpeg", "png"):
@@ -173,4 +212,4 @@ def _only_turned(image: Image, orientation: int) -> tuple[Image, int]:
     return image, encode.KEEP_PROFILE | encode.KEEP_EXIF
 
 
-__all__ = ["draw_marks", "round_corners", "slim"]
+__all__ = ["animate", "draw_marks", "round_corners", "slim"]

@@ -31,6 +31,7 @@ from milepost.store.buckets import Place, check_object_name
 from milepost.work.locks import locked
 from milepost.work.media import (  # noqa: F401  (they register commands)
     adapt,
+    animate,
     archive,
     avconcat,
     avinfo,

@@ -142,6 +142,14 @@ class Slim(msgspec.Struct, frozen=True, tag=True):
     level: int = 3
 
 
+class Animate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The source and the objects of these keys one after the other."""
+
+    keys: tuple[str, ...]
+    delay_ms: int
+    backwards: bool = False
+
+
 class ImageInfo(msgspec.Struct, frozen=True, tag=True):
     """Format and size."""
 
@@ -154,7 +162,7 @@ class Average(msgspec.Struct, frozen=True, tag=True):
     """The mean colour."""
 
 
-Spec = Picture | Watermark | RoundPic | Slim | ImageInfo | Exif | Average
+Spec = Picture | Watermark | RoundPic | Slim | Animate | ImageInfo | Exif | Average
 
 
 class PictureLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,7 +189,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     spec: Spec
     limits: PictureLimits
     temporary: str
-    marks: list[str | None] = []  # the files of the image marks
+    marks: list[str | None] = []  # the files of the image marks, or of the pictures behind the source
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,6 +201,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
 
 __all__ = [
+    "Animate",
     "AutoOrient",
     "Average",
     "Blur",

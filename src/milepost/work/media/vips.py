@@ -16,9 +16,9 @@ from milepost.work.media import encode
 from milepost.work.media.child import forked
 from milepost.work.media.commands import FopFailed
 from milepost.work.media.exif import ORIENTATIONS, read_exif
-from milepost.work.media.marks import draw_marks, round_corners, slim
+from milepost.work.media.marks import animate, draw_marks, round_corners, slim
 from milepost.work.media.raster import ANIMATED, Photo, flat, restrict
-from milepost.work.media.spec import Average, Color, Done, Exif, ImageInfo, Picture, RoundPic, Slim, Watermark, Work
+from milepost.work.media.spec import Animate, Average, Color, Done, Exif, ImageInfo, Picture, RoundPic, Slim, Watermark, Work
 
 _WARM = ("jpegload", "jpegsave", "thumbnail", "thumbnail_image", "pngload", "pngsave", "webpload", "webpsave", "crop", "autorot")
 
@@ -58,6 +58,8 @@ def work(request: Work) -> Done:
                 return round_corners(photo, spec, request.out)
             case Slim() as spec:
                 return slim(photo, spec, request.out)
+            case Animate() as spec:
+                return animate(photo, spec, [file for file in request.marks if file is not None], request.out)
             case ImageInfo():
                 return Done(result=info(photo))
             case Exif():
