@@ -345,11 +345,24 @@ def test_a_key_made_on_the_command_line_opens_a_server_with_auth(own_server: Ser
     listed = milepost("key", "list", *data)
     assert key["token"] not in listed.out
     assert pair["secret_key"] not in listed.out
+    assert [line.split("\t")[4] for line in listed.out.splitlines()] == ["demo", "demo"]  # the project's name
+    first = run("key", "list").lines[0]
+    assert (first["id"], first["project"], first["expires_at"]) == (key["id"], project, key["expires_at"])
     run("key", "revoke", key["id"])
     assert own_server.run("list", "--token", key["token"]).code == Exit.REFUSED
     assert milepost("key", "revoke", key["id"], *data).code == Exit.NOT_FOUND
     assert milepost("user", "grant", "alice", "demo", "owner", *data).code == Exit.USAGE
     assert milepost("project", "create", "demo", *data).code == Exit.REFUSED
+
+
+def test_a_command_that_stands_in_the_wrong_folder_says_that_it_began_a_new_one(tmp_path) -> None:
+    first = milepost("project", "create", "p", cwd=tmp_path)
+    assert first.code == 0
+    assert f"began the data folder {tmp_path / 'milepost-data'}" in first.err
+    assert "shown once" in first.err
+    rows = [line.rpartition(" ") for line in first.out.splitlines()]
+    assert len({len(name) for name, _, _ in rows}) == 1  # one column
+    assert milepost("project", "list", cwd=tmp_path).err == ""
 
 
 # --- doctor and demo ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -16,6 +16,9 @@ from milepost.cli.serve import need_server
 from milepost.cli.show import Show, age
 from milepost.errors import InvalidInput, NotFound
 from milepost.wire import rfc3339
+
+if TYPE_CHECKING:
+    from milepost.settings import Settings
 
 project_app = typer.Typer(help="Projects: whose jobs are whose.", no_args_is_help=True)
 user_app = typer.Typer(help="Users, their passwords and their roles in projects.", no_args_is_help=True)
@@ -46,21 +49,26 @@ def _run(as_json: bool, data: str | None, action: Action, tell: Callable[[Show, 
 
     def act() -> Exit:
         need_server()
-        tell(show, asyncio.run(_within(data, action)))
+        from milepost.settings import Settings
+
+        settings = Settings.read(data=data)
+        if settings.data == ":memory:":
+            raise InvalidInput("a server in memory has no folder to write to", path="--data")
+        is_new = not (settings.data_dir / "milepost.db").exists()
+        found = asyncio.run(_within(settings, action))
+        if is_new:  # most likely the command stands in another folder than the server
+            show.note(f"began the data folder {settings.data_dir}: there was none (--data names another)", style="yellow")
+        tell(show, found)
         return Exit.DONE
 
     end(show, act)
 
 
-async def _within(data: str | None, action: Action) -> Any:
+async def _within(settings: Settings, action: Action) -> Any:
     from milepost.clock import SystemClock
     from milepost.server.identity import Identities
-    from milepost.settings import Settings
     from milepost.wiring import open_store
 
-    settings = Settings.read(data=data)
-    if settings.data == ":memory:":
-        raise InvalidInput("a server in memory has no folder to write to", path="--data")
     async with open_store(settings, lock=False) as store:
         return await action(Identities(store, SystemClock(), settings), store)
 
@@ -69,8 +77,9 @@ def _fields(show: Show, fields: dict[str, Any]) -> None:
     if show.as_json:
         show.json(fields)
         return
+    width = max(10, *map(len, fields))
     for name, value in fields.items():
-        show.out.print(Text.assemble((f"{name.replace('_', ' '):<10} ", "dim"), str(value)), soft_wrap=True)
+        show.out.print(Text.assemble((f"{name.replace('_', ' '):<{width}} ", "dim"), str(value)), soft_wrap=True)
 
 
 def _rows(show: Show, found: list[dict[str, Any]], none: str) -> None:
@@ -90,8 +99,13 @@ def _cell(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _secret(show: Show, what: str) -> None:
-    show.note(f"this {what} is shown once; keep it", style="yellow")
+def _secret(show: Show) -> None:
+    show.note("this secret is shown once; keep it", style="yellow")
+
+
+def _fields_with_secret(show: Show, fields: dict[str, Any]) -> None:
+    _fields(show, fields)
+    _secret(show)
 
 
 # --- projects -------------------------------------------------------------------------------------------------------------
@@ -105,7 +119,7 @@ def create_project(name: Name, data: Data = None, json: Json = False) -> None:
         made = await identities.create_project(name)
         return {"id": made.id, "name": made.name, "callback_secret": made.callback_secret}
 
-    _run(json, data, act, _fields)
+    _run(json, data, act, _fields_with_secret)
 
 
 @project_app.command("list")
@@ -138,11 +152,7 @@ def renew_secret(project: Project, data: Data = None, json: Json = False) -> Non
         made = await identities.renew_callback_secret(project)
         return {"id": made.id, "name": made.name, "callback_secret": made.callback_secret}
 
-    def tell(show: Show, fields: dict[str, Any]) -> None:
-        _fields(show, fields)
-        _secret(show, "secret")
-
-    _run(json, data, act, tell)
+    _run(json, data, act, _fields_with_secret)
 
 
 def _enable_project(project: str, enabled: bool, data: str | None, json: bool) -> None:
@@ -290,6 +300,8 @@ def create_key(
     """Make a token for a program: `export MILEPOST_TOKEN=…`; or, with --pair, a key pair for signed requests."""
 
     async def act(identities: Any, store: Any) -> dict[str, Any]:
+        from milepost.server.identity import short_id
+
         whose = await _whose(store, user)
         where = await _where(identities, store, whose, project)
         if pair:
@@ -302,7 +314,7 @@ def create_key(
             "token": issued.secret,
             "name": token.name,
             "project": token.project,
-            "id": token.digest[:12],
+            "id": short_id(token),
             "application_credential_id": token.audit_id,
             "expires_at": expires,
         }
@@ -313,7 +325,7 @@ def create_key(
                 show.out.print(f"export {variable}={fields[field]}", soft_wrap=True, highlight=False)
         else:
             _fields(show, fields)
-        _secret(show, "secret")
+        _secret(show)
 
     _run(json, data, act, tell)
 
@@ -323,25 +335,40 @@ def list_keys(user: OfUser = None, data: Data = None, json: Json = False) -> Non
     """List tokens and key pairs that still work; never their secrets."""
 
     async def act(identities: Any, store: Any) -> list[dict[str, Any]]:
+        from milepost.server.identity import short_id
+
         users = [await store.get_user(user)] if user is not None else await store.list_users()
+        names = {one.id: one.name for one in await store.list_projects()}
         found: list[dict[str, Any]] = []
         for one in users:
             tokens, pairs = await identities.list_api_keys(one.id), await store.list_access_keys(user_id=one.id)
-            found += [_key(key.digest[:12], "token", key.name, one.name, key.project, key.issued_us) for key in tokens]
-            found += [_key(key.id, "pair", "", one.name, key.project, key.created_us) for key in pairs]
-        return found
+            found += [
+                _key(short_id(key), "token", key.name, one.name, key.project, (key.issued_us, key.expires_us)) for key in tokens
+            ]
+            found += [_key(key.id, "pair", "", one.name, key.project, (key.created_us, None)) for key in pairs]
+        return [{**one, "project_name": names.get(one["project"], one["project"])} for one in found]
 
     def tell(show: Show, found: list[dict[str, Any]]) -> None:
-        shown = [
-            {**one, "created_at": age(one["created_at"]) if not show.as_json else rfc3339(one["created_at"])} for one in found
-        ]
+        if show.as_json:
+            shown = [{**one, "created_at": rfc3339(one["created_at"]), "expires_at": rfc3339(one["expires_at"])} for one in found]
+        else:
+            shown = [
+                {
+                    **{name: one[name] for name in ("id", "what", "name", "user")},
+                    "project": one["project_name"],
+                    "created": age(one["created_at"]),
+                    "expires": (rfc3339(one["expires_at"]) or "never")[:10],
+                }
+                for one in found
+            ]
         _rows(show, shown, "no keys; milepost key create makes one")
 
     _run(json, data, act, tell)
 
 
-def _key(id: str, what: str, name: str, user: str, project: str | None, created_us: int) -> dict[str, Any]:
-    return {"id": id, "what": what, "name": name, "user": user, "project": project, "created_at": created_us}
+def _key(id: str, what: str, name: str, user: str, project: str | None, life: tuple[int, int | None]) -> dict[str, Any]:
+    told = {"id": id, "what": what, "name": name, "user": user, "project": project}
+    return {**told, "created_at": life[0], "expires_at": life[1]}
 
 
 @key_app.command("revoke")

@@ -346,6 +346,11 @@ class Identities:
         return self._decoy
 
 
+def short_id(token: Token) -> str:
+    """What a key is called where it is listed and revoked; it opens nothing."""
+    return token.digest[:12]
+
+
 def first_audit_id(token: Token) -> str:
     """The audit id of the token that began the chain: `own.first` is that of one that was asked for with another."""
     return token.audit_id.rpartition(".")[2]

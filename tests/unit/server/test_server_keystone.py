@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from server_house import Answer, Crowd, House, Web
 
+from milepost.server.identity import short_id
 from milepost.wire import keystone
 
 
@@ -136,9 +137,11 @@ async def test_an_api_key_works_as_an_application_credential_of_its_project_only
         return await login(crowd.house.web, body)
 
     by_id = await ask(id=key.audit_id, secret=crowd.member)
+    by_listed_id = await ask(id=short_id(key), secret=crowd.member)
     by_name = await ask(name="test", user={"name": "mia", "domain": {"id": "default"}}, secret=crowd.member)
     wrong = await ask(name="test", user={"name": "ann"}, secret=crowd.member)
-    assert [one.status for one in (by_id, by_name, wrong)] == [201, 201, 401]
+    wrong_id = await ask(id=key.digest[:11], secret=crowd.member)
+    assert [one.status for one in (by_id, by_listed_id, by_name, wrong, wrong_id)] == [201, 201, 201, 401, 401]
     assert by_id.json["token"]["project"]["id"] == crowd.demo
     other = await login(crowd.house.web, by_token(crowd.member, {"project": {"id": crowd.other}}))
     assert other.status == 401

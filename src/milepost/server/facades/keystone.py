@@ -28,7 +28,7 @@ from milepost.server.auth import (
 )
 from milepost.server.errors import retry_after_s, status_of
 from milepost.server.http import base_url, decode, read_body
-from milepost.server.identity import Issued
+from milepost.server.identity import Issued, short_id
 from milepost.server.state import AppState
 from milepost.store import Project, Token, User
 from milepost.wire import keystone as wire
@@ -215,7 +215,7 @@ async def _live_user(call: Call, token: Token) -> User:
 
 def _is_this_credential(credential: wire.CredentialMethod, token: Token, user: User) -> bool:
     if credential.id is not None:
-        return credential.id == token.audit_id
+        return credential.id in (token.audit_id, short_id(token))  # what `key create` and `key list` show
     owner = credential.user.key if credential.user is not None else None
     return credential.name == token.name and owner in (user.id, user.name)
 
