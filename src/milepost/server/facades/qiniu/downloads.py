@@ -29,6 +29,7 @@ from milepost.bucket import StoredObject
 from milepost.errors import NotFound, Unauthenticated
 from milepost.server.facades.qiniu.endpoint import Call, open_owner
 from milepost.server.facades.qiniu.incoming import buckets_of
+from milepost.server.facades.qiniu.playlists import read_command, show_playlist
 from milepost.store.buckets import Place
 from milepost.wire.qiniu import errors
 from milepost.wire.qiniu.errors import Refusal
@@ -39,7 +40,7 @@ PREFIX = "/objects/"
 OPENS_MAX = 5  # times an object is opened again that was overwritten between its record and its bytes
 COMMANDS = re.compile(
     r"(imageView2|imageView|imageMogr2|imageInfo|imageAve|exif|watermark|roundPic|image-slim|animate|blend|avinfo|avthumb|vframe"
-    r"|vsample|avconcat|qhash|qrcode|md2html|pm3u8|saveas|mkzip|concat)(/|\||$)"
+    r"|vsample|avconcat|adapt|segment|qhash|qrcode|md2html|pm3u8|saveas|mkzip|concat)(/|\||$)"
 ).match
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})").fullmatch
 
@@ -59,9 +60,10 @@ async def download(call: Call) -> Response:
         place = await buckets.find_bucket(bucket)
     except NotFound:
         raise _not_found() from None
-    await _check_token(call, place)
+    access = await _check_token(call, place)
+    playlist = read_command(call.query, call.state.clock.now_us() // 1_000_000)
     query = dict(parse_qsl(call.query, keep_blank_values=True, max_num_fields=1000))
-    if COMMANDS(unquote_to_bytes(call.query.partition("&")[0]).decode("utf-8", "replace")):
+    if playlist is None and COMMANDS(unquote_to_bytes(call.query.partition("&")[0]).decode("utf-8", "replace")):
         raise Refusal(errors.BAD_REQUEST, "nothing is processed while it is downloaded here: store the result with pfop")
     for _ in range(OPENS_MAX):
         found = await buckets.look_up(place, key)
@@ -69,6 +71,8 @@ async def download(call: Call) -> Response:
             raise _not_found()
         if found.object.disabled:
             raise Refusal(errors.FORBIDDEN, "the file is disabled")
+        if playlist is not None:
+            return await show_playlist(call, place, found, playlist, access)
         response = await _answer(call, place, found.object, query)
         if response is not None:
             return response
@@ -95,13 +99,13 @@ def _not_found() -> Refusal:
     return Refusal(errors.NOT_FOUND, "Document not found")
 
 
-async def _check_token(call: Call, place: Place) -> None:
-    """Rule 2.  Errors: Refusal 401, 404 for another project's bucket."""
+async def _check_token(call: Call, place: Place) -> str | None:
+    """Rule 2.  The key that signed it.  Errors: Refusal 401, 404 for another project's bucket."""
     token = signing.read_download_token(call.query)
     if token is None:
         if place.bucket.private:
             raise errors.bad_token("bad token: the bucket is private, and the URL has no token")
-        return
+        return None
     state = call.state
     deadline_s = signing.read_deadline(token.query)
     if deadline_s is None:
@@ -118,6 +122,7 @@ async def _check_token(call: Call, place: Place) -> None:
         state.rates.take(identity.project)
     if place.bucket.private and identity.project != place.project:
         raise Unauthenticated("the token's key is not of the bucket's project")
+    return token.access
 
 
 def _bases(call: Call) -> list[str]:
