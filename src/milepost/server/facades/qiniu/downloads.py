@@ -100,7 +100,7 @@ def _not_found() -> Refusal:
 
 
 async def _check_token(call: Call, place: Place) -> str | None:
-    """Rule 2.  The key that signed it.  Errors: Refusal 401, 404 for another project's bucket."""
+    """Rule 2.  The key that signed it, where it is of the bucket's project.  Errors: Refusal 401, 404 for another project's bucket."""
     token = signing.read_download_token(call.query)
     if token is None:
         if place.bucket.private:
@@ -122,7 +122,7 @@ async def _check_token(call: Call, place: Place) -> str | None:
         state.rates.take(identity.project)
     if place.bucket.private and identity.project != place.project:
         raise Unauthenticated("the token's key is not of the bucket's project")
-    return token.access
+    return token.access if identity.project == place.project else None
 
 
 def _bases(call: Call) -> list[str]:

@@ -83,9 +83,9 @@ def _signed(line: str, around: Around, key: signing.Key, asked: Asked) -> str:
 
 
 async def show_playlist(call: Call, place: Place, found: Stored, asked: Asked, access: str | None) -> Response:
-    """The answer.  `access`: the key of the request's token, which was checked.  Errors: Refusal 400."""
-    if access is None or not place.bucket.private:
-        raise Refusal(errors.BAD_REQUEST, "pm3u8 is for playlists of private buckets, and needs a token")
+    """The answer.  `access`: the key of the request's token, where it is of the bucket's project.  Errors: Refusal 400."""
+    if access is None:
+        raise Refusal(errors.BAD_REQUEST, "pm3u8 needs a token, signed with a key of the bucket's project")
     if found.object.size_bytes > PLAYLIST_BYTES_MAX:
         raise Refusal(errors.BAD_REQUEST, f"the playlist has more than {PLAYLIST_BYTES_MAX} bytes")
     chunks = await buckets_of(call).read(
