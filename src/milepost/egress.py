@@ -417,9 +417,9 @@ async def _ask(
             await client.close()
 
 
-def pinned_client(target: Target, address: str, timeouts: Timeouts) -> Client:
-    """A client that asks this target at this address, which was checked, and nowhere else."""
-    builder = (
+def plain_client(connect_s: float, read_s: float) -> ClientBuilder:
+    """Of a client that does nothing by itself: it follows no redirect, keeps no cookie and decodes no body."""
+    return (
         ClientBuilder()
         .no_proxy()
         .follow_redirects(False)
@@ -429,10 +429,14 @@ def pinned_client(target: Target, address: str, timeouts: Timeouts) -> Client:
         .brotli(False)
         .zstd(False)
         .deflate(False)
-        .user_agent(USER_AGENT)
-        .connect_timeout(timedelta(seconds=timeouts.connect_s))
-        .read_timeout(timedelta(seconds=timeouts.read_s))
+        .connect_timeout(timedelta(seconds=connect_s))
+        .read_timeout(timedelta(seconds=read_s))
     )
+
+
+def pinned_client(target: Target, address: str, timeouts: Timeouts) -> Client:
+    """A client that asks this target at this address, which was checked, and nowhere else."""
+    builder = plain_client(timeouts.connect_s, timeouts.read_s).user_agent(USER_AGENT)
     if timeouts.total_s is not None:
         builder = builder.timeout(timedelta(seconds=timeouts.total_s))
     if literal_address(target.host) is None:

@@ -19,14 +19,13 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import structlog
-from pyreqwest.client import ClientBuilder
 from pyreqwest.exceptions import ConnectError, ConnectTimeoutError, PyreqwestError
 
+from milepost.egress import plain_client
 from milepost.errors import Unauthenticated
 from milepost.server.http import Receive, Scope, Send
 from milepost.server.resigning import Given, Resigner
@@ -78,20 +77,7 @@ class Proxy:
         self._target, self._wire, self._book = target.rstrip("/"), wire, book
         self._resigner = resigner or Resigner()
         self._host = urlsplit(self._target).netloc
-        self._client = (
-            ClientBuilder()
-            .no_proxy()
-            .follow_redirects(False)
-            .referer(False)
-            .default_cookie_store(False)
-            .gzip(False)
-            .brotli(False)
-            .zstd(False)
-            .deflate(False)
-            .connect_timeout(timedelta(seconds=CONNECT_S))
-            .read_timeout(timedelta(seconds=READ_S))
-            .build()
-        )
+        self._client = plain_client(CONNECT_S, READ_S).build()
 
     async def close(self) -> None:
         await self._client.close()

@@ -49,6 +49,7 @@ from milepost.work.volumes.admission import (
     image_metadata,
     volume_resource,
 )
+from milepost.work.volumes.checks import check_free as check_volume_free
 
 FIRST_ADDRESS = ipaddress.IPv4Address("192.168.0.10")
 
@@ -382,14 +383,7 @@ def server_resource(server: Server) -> Resource:
 async def take_volume(ask: Admission, volume_id: str, status: VolumeStatus, path: str) -> Write:
     """The volume, locked for this job.  Errors: NotFound, Conflict (`volume_busy`)."""
     volume, version = await find_volume(ask, volume_id, path)
-    if volume.job_id is not None:
-        raise Conflict(
-            f"volume {volume.id} is {volume.status} and job {volume.job_id} has it: wait until that job has ended",
-            path=path,
-            reason="volume_busy",
-            volume_id=volume.id,
-            hint=f"milepost wait {volume.job_id}",
-        )
+    check_volume_free(volume, path)
     changed = msgspec.structs.replace(
         volume, status=status, status_before=volume.status, job_id=ask.job_id, updated_us=ask.now_us
     )
