@@ -100,7 +100,10 @@ def _not_found() -> Refusal:
 
 
 async def _check_token(call: Call, place: Place) -> str | None:
-    """Rule 2.  The key that signed it, where it is of the bucket's project.  Errors: Refusal 401, 404 for another project's bucket."""
+    """Rule 2.  The key that signed it, where it is of the bucket's project.
+
+    Errors: Refusal 401, 404 for another project's bucket.
+    """
     token = signing.read_download_token(call.query)
     if token is None:
         if place.bucket.private:
