@@ -4,13 +4,16 @@ Rules
 1. However many queues there are, no more than `media_concurrency` commands use the processors of this server at once.
 2. An object that a command names is read only when its bucket is public or the job's own project's; all other URLs are asked
    under the rules of outgoing requests (`egress.py`), and read up to a limit.
-3. A source on local storage is linked into the job's folder, not copied: it can be deleted or replaced meanwhile.
+3. Commands behind such an object's URL are done on it before it is used: `kodo://bucket/logo.png?roundPic/radius/20`.  A key may
+   hold a question mark, so the whole is looked for first.
+4. A source on local storage is linked into the job's folder, not copied: it can be deleted or replaced meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +28,8 @@ from milepost.egress import EgressPolicy, Timeouts, open_guarded, redact
 from milepost.forkserver import ForkServer, ForkServerDied
 from milepost.process import Ended, Limits, ProgramMissing, run_process
 from milepost.work.media import child
-from milepost.work.media.commands import FopFailed, Origin, Target
+from milepost.work.media.commands import COMMANDS, BadCommand, FopFailed, Origin, Target
+from milepost.work.media.grammar import parse_fop
 from milepost.work.threads import in_thread
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ FORKED = ("milepost.work.media.vips", "milepost.work.media.documents")  # module
 CHILD_ENV = {"VIPS_CONCURRENCY": "1", "MALLOC_ARENA_MAX": "2"}  # one picture a processor: the commands are what runs in parallel
 FETCH = Timeouts(connect_s=10.0, read_s=30.0, total_s=600.0)
 WRITE_BYTES = 1 << 20
+DEPTH_MAX = 2  # of commands behind URLs in commands behind URLs
 
 
 class Workshop:
@@ -148,10 +153,11 @@ class StepTools(LocalTools):
         shared: Path,
         readers: str | None,
         report: Callable[[int, int | None, str, str], Awaitable[None]],
+        depth: int = 0,
     ) -> None:
         places = workshop(job.settings).places
         super().__init__(job.settings, places, origin=origin, target=target, mime_type=mime_type, folder=folder, readers=readers)
-        self._job, self._shared, self._report = job, shared, report
+        self._job, self._shared, self._report, self._depth = job, shared, report, depth
         self._fetched: dict[str, Path] = {}
 
     async def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:
@@ -163,7 +169,7 @@ class StepTools(LocalTools):
         if url not in self._fetched:
             path = self._shared / f"fetched-{len(list(self._shared.iterdir()))}"
             try:
-                await self._fetch(url, path)
+                path = await self._fetch(url, path)
             except (FopFailed, RetryableError):
                 raise
             except (NotFound, Forbidden, InvalidInput, ProtocolError, Unreachable) as error:
@@ -171,17 +177,20 @@ class StepTools(LocalTools):
             self._fetched[url] = path
         return self._fetched[url]
 
-    async def _fetch(self, url: str, path: Path) -> None:
+    async def _fetch(self, url: str, path: Path) -> Path:
+        bare, commands = commands_behind(url)
         named = own_object(url, self.settings)
         if named is not None:
-            place = await self._job.buckets.find_bucket(named[0])
-            if place.bucket.private and place.project != self._job.project:
-                raise NotFound("no such object")
-            found = await self._job.buckets.find(place, named[1])
-            if found.object.disabled and place.project != self._job.project:
-                raise Forbidden("the file is disabled")
-            await bring(self._job, found.object, path)
-            return
+            try:
+                found = await self._find(named)
+                commands = "" if named[1].endswith(f"?{commands}") else commands
+            except NotFound:
+                if not commands or not url.startswith("kodo://"):
+                    raise
+                named = own_object(bare, self.settings) or named
+                found = await self._find(named)
+            await bring(self._job, found, path)
+            return await self._processed(commands, path, named[0], found) if commands else path
         policy = EgressPolicy.from_settings(self.settings)
         async with open_guarded("GET", url, policy=policy, headers={"Accept-Encoding": "identity"}, timeouts=FETCH) as answer:
             if answer.status != 200:
@@ -193,6 +202,57 @@ class StepTools(LocalTools):
                     if size_bytes > limit:
                         raise FopFailed(f"failed to GET {redact(url)}: it has more than {limit} bytes")
                     await in_thread(file.write, chunk)
+        return path
+
+    async def _find(self, named: tuple[str, str]) -> StoredObject:
+        """Rule 2.  Errors: NotFound, Forbidden."""
+        place = await self._job.buckets.find_bucket(named[0])
+        if place.bucket.private and place.project != self._job.project:
+            raise NotFound("no such object")
+        found = (await self._job.buckets.find(place, named[1])).object
+        if found.disabled and place.project != self._job.project:
+            raise Forbidden("the file is disabled")
+        return found
+
+    async def _processed(self, commands: str, path: Path, bucket: str, stored: StoredObject) -> Path:
+        """What the commands make of the object.  Errors: FopFailed."""
+        try:
+            fop = parse_fop(commands)
+        except BadCommand as error:
+            raise FopFailed(f"behind a URL: {error}") from error
+        if self._depth >= DEPTH_MAX or fop.save is not None or any(step.command.makes != "object" for step in fop.steps):
+            raise FopFailed(f"behind a URL: commands that make one file, no saveas, and at most {DEPTH_MAX} deep")
+        mime_type = stored.mime_type
+        origin = Origin(bucket=bucket, key=stored.key, hash=stored.hash, size_bytes=stored.size_bytes, mime_type=mime_type)
+        for index, step in enumerate(fop.steps):
+            folder = path.with_name(f"{path.name}-{index}")
+            await in_thread(folder.mkdir)
+            tools = StepTools(
+                self._job,
+                origin=origin,
+                target=Target(bucket=bucket, key=None),
+                mime_type=mime_type,
+                folder=folder,
+                shared=self._shared,
+                readers=None,
+                report=_tell_nobody,
+                depth=self._depth + 1,
+            )
+            made = (await step.command.run(step.spec, path, folder / "out", tools)).files[0]
+            path, mime_type = made.path, made.mime_type
+        return path
+
+
+async def _tell_nobody(done: int, total: int | None, note: str, unit: str) -> None:
+    """The progress of what is done behind a URL is none of the item's."""
+
+
+def commands_behind(url: str) -> tuple[str, str]:
+    """The URL without the commands in its query, and those; empty when it has none."""
+    bare, mark, query = url.rpartition("?")
+    commands = unquote(query.partition("&")[0])
+    known = mark and re.split(r"[/|]", commands, maxsplit=1)[0] in COMMANDS
+    return (bare, commands) if known else (url, "")
 
 
 def own_object(url: str, settings: Settings) -> tuple[str, str] | None:
@@ -254,4 +314,14 @@ def _linked(path: Path, local: Path | None, before: Callable[[], None]) -> bool:
     return True
 
 
-__all__ = ["FORKED", "LocalTools", "StepTools", "Workshop", "bring", "close_workshop", "own_object", "workshop"]
+__all__ = [
+    "FORKED",
+    "LocalTools",
+    "StepTools",
+    "Workshop",
+    "bring",
+    "close_workshop",
+    "commands_behind",
+    "own_object",
+    "workshop",
+]
