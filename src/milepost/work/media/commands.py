@@ -99,7 +99,11 @@ class Tools(Protocol):
     origin: Origin
     target: Target
     mime_type: str  # of the source: the stored object's, or what the command before made
-    folder: Path  # for temporary files of this command; removed when it has ended
+
+    @property
+    def folder(self) -> Path:
+        """For temporary files of this command; there from the first look on, removed when the job has ended."""
+        ...
 
     async def fetch(self, url: str) -> Path:
         """The file behind a URL in the command's text: `kodo://bucket/key`, an address of one of this server's own objects, or

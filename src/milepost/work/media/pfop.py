@@ -123,8 +123,9 @@ async def run_fop(job: Running, spec: Fop) -> FopResult:
         raise failure(str(error), error.index) from error
     if spec.idle and await _others_wait(job):
         raise Snooze(IDLE_PAUSE_S, "other media work waits")
-    async with locked(job.scratch / "lock"):
-        folder = job.scratch / "work"
+    scratch = job.scratch
+    async with locked(scratch / "lock"):
+        folder = scratch / "work"
         try:
             return await Item(job, spec, fop, folder).run()
         except BaseException:  # it may be tried again, much later; what succeeded goes with the job's whole folder
@@ -141,11 +142,13 @@ async def _others_wait(job: Running) -> bool:
     return await job.waiting_in(QUEUE, but=IDLE_QUEUE) > 0
 
 
-def _fresh(folder: Path, steps: int) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / SHARED).mkdir(parents=True)
-    for index in range(steps):
-        (folder / f"step-{index}").mkdir()
+def _fresh(folder: Path) -> None:
+    """Each folder that is made is found, read and removed again when the job ends: the steps' own are made when needed."""
+    try:
+        folder.mkdir()
+    except FileExistsError:  # an earlier attempt's
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
 
 
 class Item:
@@ -166,7 +169,7 @@ class Item:
             return old
         path = self.folder / "source"
         with self.failing(0):
-            await bring(self.job, source, path, before=partial(_fresh, self.folder, len(self.fop.steps)))
+            await bring(self.job, source, path, before=partial(_fresh, self.folder))
         output = await self.run_steps(source, path, target)
         if output.makes == "info" and self.fop.save is None:
             return FopResult(bucket=place.name, result=output.result)

@@ -358,7 +358,7 @@ async def run_picture(spec: Spec, source: Path, out: Path, tools: Tools) -> Outp
                 spec=spec,
                 limits=PictureLimits.from_settings(tools.settings),
                 marks=[None if file is None else str(file) for file in files],
-                temporary=str(tools.folder),
+                temporary=str(out.parent),
             ),
             Done,
             alone=bool(marks),

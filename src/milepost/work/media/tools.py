@@ -90,8 +90,16 @@ class LocalTools:
         readers: str | None = None,
     ) -> None:
         self.settings = settings
-        self.origin, self.target, self.mime_type, self.folder = origin, target, mime_type, folder
+        self.origin, self.target, self.mime_type, self._folder = origin, target, mime_type, folder
+        self._folder_made = False
         self._forks, self._places, self._readers = workshop(settings).forks, places, readers
+
+    @property
+    def folder(self) -> Path:
+        if not self._folder_made:
+            self._folder.mkdir(exist_ok=True)
+            self._folder_made = True
+        return self._folder
 
     async def progress(self, done: int, total: int | None = None, note: str = "", *, unit: str = "") -> None:  # noqa: ARG002
         return
@@ -167,6 +175,7 @@ class StepTools(LocalTools):
 
     async def fetch(self, url: str) -> Path:
         if url not in self._fetched:
+            self._shared.mkdir(exist_ok=True)
             path = self._shared / f"fetched-{len(list(self._shared.iterdir()))}"
             try:
                 path = await self._fetch(url, path)
