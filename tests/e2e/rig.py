@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from warm import warm
+
 COMMAND = [sys.executable, "-c", "from milepost.cli import main; main()"]
 START_S = 60.0
 
@@ -40,18 +42,8 @@ class Done:
 
 
 def milepost(*arguments: str, stdin: str = "", cwd: Path | None = None, **env: str) -> Done:
-    return Done(
-        subprocess.run(
-            [*COMMAND, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=180,
-            env=environ(**env),
-            cwd=cwd,
-        )
-    )
+    """The command, run to its end in a process of its own."""
+    return Done(warm().run(arguments, stdin=stdin, env=environ(**env), cwd=cwd, timeout_s=180))
 
 
 class Server:
