@@ -176,6 +176,14 @@ def test_marks_are_drawn_in_order_each_with_its_own_parameters():
     )
 
 
+def test_a_mark_of_the_end_counts_from_there():
+    command = f"avthumb/mp4/an/1/ss/1/t/4/wmText/{encode_text('x')}/wmPos/$(end)/wmDuration/-1.5"
+    assert ":enable='gte(t,2.5)'" in args_of(command)
+    assert ":enable='gte(t,0)'" in args_of(command.replace("-1.5", "-60"))
+    with pytest.raises(FopFailed, match="length"):
+        args_of(command.replace("/t/4", ""), msgspec.structs.replace(BUNNY, duration_s=None))
+
+
 def test_a_texts_parameters_may_stand_in_front_of_it():
     spec = parse_avthumb(f"mp4/wmGravityText/West/wmFontSize/400/wmText/{encode_text('x')}".split("/"))
     assert spec.marks == (TextMark(text="x", place=Place(gravity="West"), size_px=20.0),)
@@ -201,6 +209,8 @@ def test_a_texts_parameters_may_stand_in_front_of_it():
         "avthumb/m3u8/segtime/15/video_250k", "avthumb/m3u8/preset/fast", "avthumb/mp3/preset/video_240k", "avthumb/video_240k",
         "avthumb/mp4/scodec/ass", "avthumb/webm/scodec/mov_text", "avthumb/mp4/scodec/mov_text/sn/1", "avthumb/amr", f"avthumb/mp3/subtitle/{encode_text('u')}",
         f"avthumb/mp4/vcodec/copy/subtitle/{encode_text('u')}", "avthumb/mp4/subtitle/!", "avthumb/mp4/avsmart/1", "avthumb/mp4/wmGravity/North", "avthumb/mp4/wmImage/!",
+        f"avthumb/mp4/wmText/{encode_text('x')}/wmPos/$(end)", f"avthumb/mp4/wmText/{encode_text('x')}/wmPos/$(end)/wmDuration/2",
+        f"avthumb/mp4/wmText/{encode_text('x')}/wmPos/1/wmDuration/-2",
         f"avthumb/mp4/wmText/{encode_text('x')}/wmGravity/Up", f"avthumb/mp4/wmText/{encode_text('')}",
         f"avthumb/mp4/wmText/{encode_text('x')}/wmFont/{encode_text('a:file=/etc/passwd')}",
         f"avthumb/mp4/wmText/{encode_text('x')}/wmFontColor/{encode_text('red@0:x=1')}", f"avthumb/mp3/wmText/{encode_text('x')}",

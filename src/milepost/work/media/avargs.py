@@ -134,7 +134,7 @@ def video_args(spec: AvThumb, container: Container, media: Media) -> list[str]:
     if spec.subtitle is not None:
         steps.append(avsubtitles.FILTER)
     rate = frame_rate(spec, video)
-    args = _filters(spec, video, steps, size, rate)
+    args = _filters(spec, video, steps, size, rate, expected_s(spec, media))
     args += ["-c:v", encoder]
     if encoder != "gif":
         args += [] if rate is None else ["-r", rate]
@@ -166,14 +166,17 @@ def frame_rate(spec: AvThumb, video: Video) -> str | None:
     return seconds(wanted)
 
 
-def _filters(spec: AvThumb, video: Video, steps: list[str], size: tuple[int, int], rate: str | None) -> list[str]:
+def _filters(
+    spec: AvThumb, video: Video, steps: list[str], size: tuple[int, int], rate: str | None, length_s: float | None
+) -> list[str]:
     if spec.format == "gif":
         steps = [*([f"fps={rate}"] if rate else []), *steps]
     if not spec.marks and spec.format != "gif":
         return ["-map", f"0:{video.index}", *(["-vf", ",".join(steps)] if steps else [])]
     chains = [f"[0:{video.index}]{','.join(steps) or 'null'}[v0]"]
     if spec.marks:
-        chains += mark_filters(spec.marks, size, first_input=1, label_in="v0", label_out="v1")
+        marks = tuple(msgspec.structs.replace(mark, place=mark.place.within(length_s)) for mark in spec.marks)
+        chains += mark_filters(marks, size, first_input=1, label_in="v0", label_out="v1")
     label = "v1" if spec.marks else "v0"
     if spec.format == "gif":  # a palette for each picture: one for all would keep all of them in memory
         chains.append(f"[{label}]split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1[g]")

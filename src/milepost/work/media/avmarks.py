@@ -4,7 +4,8 @@ Rules
 1. Each `wmImage` and each `wmText` begins a mark; the parameters behind it are its own.  Those in front of the first are the
    first's; the text's (`wmGravityText`, `wmFont…`) in front of their text are the next text's.
 2. Marks stand at the top right unless said otherwise; an offset moves right and down, whatever the gravity.
-3. A text reaches ffmpeg in a file and is not expanded; a font's name has letters, digits, spaces and hyphens only.
+3. `wmPos/$(end)` with a negative `wmDuration` is the last seconds of the output.
+4. A text reaches ffmpeg in a file and is not expanded; a font's name has letters, digits, spaces and hyphens only.
 
 Source: qiniu/developer.qiniu.com docs/v6/api/reference/fop/av/video-watermark.md.
 """
@@ -16,10 +17,11 @@ from typing import Any
 
 import msgspec
 
-from milepost.work.media.commands import BadCommand
+from milepost.work.media.commands import BadCommand, FopFailed
 from milepost.work.media.grammar import decode_text, integer, number, shown
 
 MARKS_MAX = 20
+END = "$(end)"  # of wmPos
 TEXT_CHARS_MAX = 500
 TWIPS_DEFAULT = 320
 FONT = "DejaVu Sans"
@@ -58,6 +60,15 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float = 1.0
     from_s: float | None = None
     for_s: float | None = None
+    last_s: float | None = None  # seen in so many seconds before the end
+
+    def within(self, length_s: float | None) -> Place:
+        """The same of a video that is so long.  Errors: FopFailed where the end has to be known and is not."""
+        if self.last_s is None:
+            return self
+        if length_s is None:
+            raise FopFailed("the length of the source is not known: wmPos cannot be $(end)")
+        return msgspec.structs.replace(self, from_s=max(0.0, length_s - self.last_s), last_s=None)
 
     def position(self, width: str, height: str, own_width: str, own_height: str) -> tuple[str, str]:
         """x and y as FFmpeg's expressions, of what the filter calls the video's size and the mark's."""
@@ -158,8 +169,13 @@ class MarkReader:
         for key, field in (("wmOffsetX", "dx"), ("wmOffsetY", "dy")):
             if key in given:
                 values[field] = integer(given[key], f"{self._command}: {key}", -10_000, 10_000)
+        at_end = given.get("wmPos") == END
+        if at_end:
+            values["last_s"] = -number(
+                given.get("wmDuration", ""), f"{self._command}: wmDuration behind wmPos/{END}", -1e6, -0.001
+            )
         for key, field, high in (("wmAlpha", "alpha", 1.0), ("wmPos", "from_s", 1e6), ("wmDuration", "for_s", 1e6)):
-            if key in given:
+            if key in given and not (at_end and key != "wmAlpha"):
                 values[field] = number(given[key], f"{self._command}: {key}", 0, high)
         return Place(**values)
 
