@@ -96,3 +96,18 @@ def test_an_image_format_that_is_not_known_is_told_which_are() -> None:
     properties["disk_format"], properties["visibility"] = "raw", "everybody"
     with pytest.raises(InvalidInput, match=r"'everybody' \(allowed: public, community, shared, private\)"):
         kinds.get("k").read_input(msgspec.json.encode(asked))
+
+
+def test_a_struct_that_forbids_unknown_fields_refuses_a_misspelt_one_by_name() -> None:
+    class Order(milepost.Struct, forbid_unknown_fields=True):
+        sku: str
+        count: int = 1
+
+    kinds = Kinds()
+
+    @kinds.kind("order")
+    async def order(job: milepost.Running, spec: Order) -> None: ...
+
+    with pytest.raises(InvalidInput, match="unknown field `cuont`"):
+        kinds.get("order").read_input(b'{"sku": "tea", "cuont": 2}')
+    assert kinds.get("order").schemas()[0] is not None
