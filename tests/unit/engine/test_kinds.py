@@ -31,6 +31,11 @@ class Outer(msgspec.Struct):
     tagged: Annotated[Literal["a", "b"], msgspec.Meta(description="x")] = "a"
 
 
+class Order(milepost.Struct, forbid_unknown_fields=True):
+    sku: str
+    count: int = 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -99,10 +104,6 @@ def test_an_image_format_that_is_not_known_is_told_which_are() -> None:
 
 
 def test_a_struct_that_forbids_unknown_fields_refuses_a_misspelt_one_by_name() -> None:
-    class Order(milepost.Struct, forbid_unknown_fields=True):
-        sku: str
-        count: int = 1
-
     kinds = Kinds()
 
     @kinds.kind("order")
