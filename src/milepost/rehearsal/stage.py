@@ -121,7 +121,6 @@ class Stage:
         self.names: dict[str, Actor] = {}
         self.roots: list[Actor] = []
         self.keys: dict[str, tuple[str, JobId]] = {}  # idempotency keys of submits: what came with them, and the job
-        self._stems: dict[str, int] = {}
         self.commanded = False  # whether any job ever was
         self.kinds = {entry.kind for entry in scenario.submits if entry.kind != "*"}
         self.ledger = Ledger(self)

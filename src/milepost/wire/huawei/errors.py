@@ -73,7 +73,6 @@ CANCELLED = "Milepost.0001"  # no vendor's code: their jobs cannot be cancelled
 ROUTE_UNKNOWN = "APIGW.0101"
 BODY_TOO_LARGE = "APIGW.0201"
 SIGNATURE_INVALID = "APIGW.0301"
-GATEWAY_THROTTLED = "APIGW.0308"
 
 REASONS = (
     "volume_not_found", "volume_size", "volume_shrink", "volume_type_unknown", "volume_type_same", "volume_attached",

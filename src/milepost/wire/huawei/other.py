@@ -44,7 +44,6 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     catalog: str
     path: str = JOB_PATH
     shape: Shape = Shape.JOB
-    id_field: str = "job_id"
     entities: tuple[str, ...] = ()
     quirk: str = ""
 
@@ -97,7 +96,6 @@ SERVICES: dict[str, Difference] = {
         catalog="rds",
         path=QUERY_PATH,
         shape=Shape.ENVELOPE,
-        id_field="job.id",
         entities=("instance_id", "name"),
         quirk="a submit answers `job_id` or `jobId`; `process` is a percentage as text",
     ),
@@ -106,7 +104,6 @@ SERVICES: dict[str, Difference] = {
         catalog="dds",
         path=QUERY_PATH,
         shape=Shape.ENVELOPE,
-        id_field="job.id",
         entities=("instance_id", "name"),
         quirk="`progress` is a percentage as text; times without milliseconds",
     ),
@@ -115,7 +112,6 @@ SERVICES: dict[str, Difference] = {
         catalog="gaussdb",
         path=QUERY_PATH,
         shape=Shape.ENVELOPE,
-        id_field="job.id",
         entities=("instance_id", "name"),
         quirk="may have no times",
     ),
@@ -124,7 +120,6 @@ SERVICES: dict[str, Difference] = {
         catalog="cce",
         path="/api/v3/projects/{project_id}/jobs/{job_id}",
         shape=Shape.PHASE,
-        id_field="metadata.uid",
         entities=("instance_id", "name"),
         quirk="sub-jobs are in `spec.subJobs`, a parent in `spec.ownerJob`",
     ),
