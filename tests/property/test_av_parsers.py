@@ -14,28 +14,37 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from milepost.work.media import pfop
+from milepost.work.media.adapt import parse_adapt, stream_of
 from milepost.work.media.archive import Entry, check_names, pack, parse_index
-from milepost.work.media.av import DEMUXERS, Audio, Media, Video, read_media
+from milepost.work.media.av import DEMUXERS, Audio, Media, Subtitle, Video, read_media
 from milepost.work.media.avargs import Input, output_size, thumb_args
 from milepost.work.media.avformats import CONTAINERS
 from milepost.work.media.avmarks import KEYS as MARK_KEYS
 from milepost.work.media.avmarks import ImageMark
-from milepost.work.media.avthumb import _READ, Size, parse_avthumb
+from milepost.work.media.avthumb import _READ, AV_PRESETS, Size, parse_avthumb
 from milepost.work.media.commands import COMMANDS, BadCommand, FopFailed
 from milepost.work.media.grammar import encode_text
 from milepost.work.media.hls import KEYS as HLS_KEYS
 from milepost.work.media.hls import relative_to, write_playlist
+from milepost.work.media.segment import Segment, segment_args
 
 assert pfop.FAILED  # it registers every family's commands
 
-NAMES = ("avinfo", "avthumb", "avwatermarks", "vframe", "vsample", "avconcat", "qhash", "concat", "mkzip", "qrcode", "md2html")
+NAMES = (
+    "avinfo", "avthumb", "avwatermarks", "vframe", "vsample", "avconcat", "segment", "adapt", "animate", "qhash", "concat",
+    "mkzip", "qrcode", "md2html",
+)  # fmt: skip
 WORDS = [
-    *sorted({*_READ, *MARK_KEYS, *HLS_KEYS, *CONTAINERS}), "vcodec", "acodec", "aq", "audioProfile", "sn", "offset", "interval",
+    *sorted({*_READ, *MARK_KEYS, *HLS_KEYS, *CONTAINERS, *AV_PRESETS}), "preset", "scodec", "mov_text",
+    "vcodec", "acodec", "aq", "audioProfile", "sn", "offset", "interval",
     "frames", "index", "format", "mimeType", "url", "alias", "encoding", "level", "css", "libx264", "copy", "jpg", "png", "md5",
+    "envBandWidth", "multiVb", "multiAb", "multiResolution", "multiPrefix", "resolution", "hlstime", "duration", "merge", "key",
+    "effect",
 ]  # fmt: skip
 VALUES = st.one_of(
     st.integers(-5, 5000).map(str),
     st.sampled_from(["128k", "1.25m", "640x360", "x360", "640x>", "90", "auto", "4:3", "0", "1", "3.1", "NaN", "", "North"]),
+    st.sampled_from(["$(end)", "$(origin)", "200000,800000", "64k,$(origin)", "320:180,$(origin)", "YQ==,Yg==", "1m,2m,3m"]),
     st.text(max_size=12).map(encode_text),
     st.sampled_from(["kodo://b/k", "$(count)", "#ff0000", "utf-8", "0123456789abcdef", "https://k.a"]).map(encode_text),
     st.text(max_size=12),
@@ -66,6 +75,9 @@ MEDIA = st.builds(
     duration_s=st.none() | st.floats(0.01, 1e6),
     video=st.none() | VIDEOS,
     audio=st.none() | AUDIOS,
+    subtitles=st.lists(
+        st.builds(Subtitle, index=st.integers(0, 9), codec=st.sampled_from(["ass", "dvd_subtitle"])), max_size=3
+    ).map(tuple),
 )
 
 
@@ -77,6 +89,32 @@ def test_any_text_is_a_value_or_a_sentence(name, args):
     except BadCommand as told:
         assert str(told).startswith(("avthumb", "avwatermarks", name))
         assert len(str(told)) < 1000
+
+
+@given(PAIRS, MEDIA)
+def test_every_quality_that_is_read_is_a_transcode_within_its_band(pairs, media):
+    try:
+        spec = parse_adapt(["m3u8", "envBandWidth", "200000,800000", *pairs])
+    except BadCommand:
+        return
+    assert [one.band_bps for one in spec.qualities] == sorted({one.band_bps for one in spec.qualities})
+    for quality in spec.qualities:
+        stream = stream_of(spec.base, quality, media, "p_$(count).ts")
+        asked = quality.video_bps is not None or quality.origin_video
+        assert asked or 0 < (stream.video_bps or 0) < quality.band_bps
+        assert stream.hls is not None
+        assert stream.hls.pattern == "p_$(count).ts"
+
+
+@given(st.sampled_from(sorted(set(CONTAINERS) - {"gif", "m3u8"})), st.floats(5, 1e6), MEDIA)
+def test_a_cut_copies_streams_of_its_one_file(name, length_s, media):
+    try:
+        args = segment_args(Segment(format=name, length_s=length_s), media, "/in", pixels_max=1_000_000)
+    except FopFailed:
+        return
+    assert [args[at + 1] for at, arg in enumerate(args) if arg == "-i"] == ["file:/in"]
+    assert args[args.index("-format_whitelist") + 1] == args[args.index("-f") + 1] == media.demuxer
+    assert args[args.index("-c") + 1] == "copy"
 
 
 @settings(max_examples=400)

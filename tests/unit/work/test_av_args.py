@@ -355,6 +355,8 @@ def test_a_wrong_avconcat_is_told(args):
         ("b.m3u8", "a b#?.ts", "a%20b%23%3F.ts"),
         ("b.m3u8", "x:y.ts", "./x:y.ts"),
         ("a//b.m3u8", "c.ts", "/c.ts"),
+        ("a/b/c.m3u8", "a/b", "../b"),
+        ("a/b.m3u8", "a", "../a"),
     ],
 )
 def test_a_segment_is_found_from_its_playlist(playlist, key, reference):

@@ -127,7 +127,9 @@ def relative_to(playlist: str, key: str) -> str:
     parts = [*playlist.split("/"), *key.split("/")]
     if any(part in ("", ".", "..") for part in parts):
         return "/" + quote(key, safe=SAFE)
-    path = quote(posixpath.relpath(key, posixpath.dirname(playlist) or "."), safe=SAFE)
+    # The folder's way and then the name: the key may itself be called as a folder of the playlist's.
+    way = posixpath.relpath(posixpath.dirname(key) or ".", posixpath.dirname(playlist) or ".")
+    path = quote(posixpath.basename(key) if way == "." else f"{way}/{posixpath.basename(key)}", safe=SAFE)
     return f"./{path}" if ":" in path.split("/")[0] else path  # a colon there would be taken for a scheme
 
 
