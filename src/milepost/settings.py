@@ -113,7 +113,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # outgoing requests of callbacks and fetches
     egress_private: Annotated[
-        bool | None, about("allow loopback and private addresses; None: loopback only, and only with auth none on loopback")
+        bool | None,
+        about(
+            "allow loopback and private addresses, never metadata services; None: loopback only, and only with auth none on it"
+        ),
     ] = None
     egress_ports: Annotated[str, about("ports that fetched URLs may name, comma-separated; empty: all")] = ""
 
