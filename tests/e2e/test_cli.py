@@ -174,6 +174,7 @@ def test_kinds_and_queues(server: Server) -> None:
     assert server.run("queues", "set", "lane", "--limit", "2").code == 0
     assert server.run("queues", "pause", "lane").code == 0
     (lane,) = [one for one in server.run("queues", "--json").lines if one["name"] == "lane"]
+    assert "lane\t2\t0\t0\t0\t0\t0\tpaused" in server.run("queues").out.splitlines()
     assert (lane["limit"], lane["paused"]) == (2, True)
     id = submit(server, "echo", 1, "--queue", "lane")
     assert server.run("wait", id, "--timeout", "3").code == Exit.TIMED_OUT

@@ -93,14 +93,14 @@ def _list(place: Place) -> Exit:
             show.json(msgspec.to_builtins(queue))
     else:
         head = ("queue", "limit", "ready", "running", "scheduled", "waiting", "held", "")
-        show.table(head, [_row(queue) for queue in found], right=head[1:-1])
+        show.table(head, [_row(queue, zero="·" if show.out.is_terminal else "0") for queue in found], right=head[1:-1])
     return Exit.DONE
 
 
-def _row(queue: NativeQueue) -> list[Text]:
+def _row(queue: NativeQueue, *, zero: str) -> list[Text]:
     counts = queue.jobs
     numbers = [] if counts is None else [counts.ready, counts.running, counts.scheduled, counts.waiting, counts.held]
-    cells = [str(number) if number else "·" for number in numbers] or [""] * 5
+    cells = [str(number) if number else zero for number in numbers] or [""] * 5
     limit = "default" if queue.limit is None else str(queue.limit)
     return [
         Text(queue.name, style="bold"),
