@@ -287,13 +287,14 @@ def metrics() -> str:
         if not isinstance(node, ast.Call):
             continue
         maker = getattr(node.func, "id", "")
-        type_ = {"CounterMetricFamily": "counter", "GaugeMetricFamily": "gauge", "_histogram": "histogram"}.get(maker)
+        type_ = {"CounterMetricFamily": "counter", "GaugeMetricFamily": "gauge", "HistogramMetricFamily": "histogram"}.get(maker)
         words = [str(argument.value) for argument in node.args[:2] if isinstance(argument, ast.Constant)]
-        if type_ is None or len(words) < 2:
+        if type_ is None or len(words) < 2:  # the words of ENGINE come below
             continue
         labels: list[str] = next((ast.literal_eval(word.value) for word in node.keywords if word.arg == "labels"), [])
         rows.append(_metric(words[0], type_, labels, words[1]))
-    rows += [_metric(name, "counter", labels, text) for name, text, labels in module.ENGINE.values()]
+    for field, (name, text, words) in module.ENGINE.items():
+        rows.append(_metric(name, "histogram" if field == "ran" else "counter", words, text))
     return table(["metric", "type", "labels", "meaning"], sorted(rows))
 
 

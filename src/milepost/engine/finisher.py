@@ -109,7 +109,7 @@ class Finisher:
     def _written(self, attempt: Attempt, outcome: Outcome, held: bool) -> None:
         job, name = attempt.claimed.job, NAMES[type(outcome)]
         self._stats.outcomes[job.kind, name] += 1
-        self._stats.run_s[job.kind] += self._clock.monotonic_s() - attempt.started_s
+        self._stats.ran[job.kind].add(self._clock.monotonic_s() - attempt.started_s)
         if held:
             self._follow(attempt, outcome)
         else:

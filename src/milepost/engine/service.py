@@ -91,7 +91,9 @@ class Service:
         if len(labels) > s.labels_max:
             raise _too_much("labels_max", s.labels_max, len(labels), "there are more than", "labels", f"{path}.labels")
         for key, value in labels.items():
-            if not key or len(key) > s.label_chars_max or len(value) > s.label_chars_max:
+            if not key:
+                raise InvalidInput(f"a label's key is empty; it has 1 to {s.label_chars_max} characters", path=f"{path}.labels")
+            if len(key) > s.label_chars_max or len(value) > s.label_chars_max:
                 raise InvalidInput(
                     f"label {key[:40]!r}: key and value have at most {s.label_chars_max} characters", path=f"{path}.labels"
                 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from math import inf
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
+from milepost.engine.stats import BOUNDS_S, Durations
 from milepost.server.state import AppState
 from milepost.store import QueueDepth, StoreStats
 
@@ -16,21 +20,20 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class HttpStats:
-    """Requests by (method, route, status), and the seconds they took by (method, route)."""
+    """Requests by (method, route, status), and how long they took by (method, route)."""
 
-    __slots__ = ("requests", "seconds")
+    __slots__ = ("requests", "took")
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, str, int], int] = {}
-        self.seconds: dict[tuple[str, str], float] = {}
+        self.took: defaultdict[tuple[str, str], Durations] = defaultdict(Durations)
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
         if method not in METHODS:  # anybody can invent more, and each would be kept
             method = "(other)"
         key = (method, route, status)
         self.requests[key] = self.requests.get(key, 0) + 1
-        total = (method, route)
-        self.seconds[total] = self.seconds.get(total, 0.0) + seconds
+        self.took[method, route].add(seconds)
 
 
 class _Snapshot:
@@ -72,31 +75,33 @@ def _queues(depths: list[QueueDepth], now_us: int) -> Iterator[Metric]:
 def _store(stats: StoreStats) -> Iterator[Metric]:
     yield CounterMetricFamily("milepost_store_commits", "Transactions written to disk.", value=stats.commits)
     yield CounterMetricFamily("milepost_store_operations", "Writes in those transactions.", value=stats.operations)
-    yield _histogram(
-        "milepost_store_commit_seconds", "Time of one commit with its fsync.", stats.commit_seconds, sum_value=stats.commit_s
-    )
-    yield _histogram("milepost_store_commit_batch", "Writes in one commit.", stats.batch_sizes, sum_value=stats.operations)
+    commits = HistogramMetricFamily("milepost_store_commit_seconds", "Time of one commit with its fsync.")
+    commits.add_metric([], _buckets(stats.commit_seconds), stats.commit_s)
+    batches = HistogramMetricFamily("milepost_store_commit_batch", "Writes in one commit.")
+    batches.add_metric([], _buckets(stats.batch_sizes), stats.operations)
+    yield from (commits, batches)
 
 
-def _histogram(name: str, help: str, counts: Mapping[Any, int], *, sum_value: float) -> HistogramMetricFamily:
+def _buckets(counts: Mapping[Any, int]) -> list[tuple[str, float]]:
     """From counts by upper bound (each in one bucket only) to Prometheus' cumulative buckets."""
-    buckets, total = [], 0
-    for bound in sorted(counts):
-        total += counts[bound]
-        buckets.append((str(float(bound)) if bound != float("inf") else "+Inf", float(total)))
-    if not buckets or buckets[-1][0] != "+Inf":
-        buckets.append(("+Inf", float(total)))
-    return HistogramMetricFamily(name, help, buckets=buckets, sum_value=sum_value)
+    bounds = sorted({*counts, inf})
+    totals = accumulate(counts.get(bound, 0) for bound in bounds)
+    return [("+Inf" if bound == inf else str(float(bound)), float(total)) for bound, total in zip(bounds, totals, strict=True)]
+
+
+def _durations(family: HistogramMetricFamily, took: Mapping[Any, Durations]) -> HistogramMetricFamily:
+    """The family with one histogram for each key, which has the values of the labels."""
+    for key, one in sorted(took.items()):
+        family.add_metric(_label_values(key), _buckets(dict(zip(BOUNDS_S, one.counts, strict=True))), one.sum_s)
+    return family
 
 
 def _http(state: AppState) -> Iterator[Metric]:
     requests = CounterMetricFamily("milepost_http_requests", "Requests answered.", labels=["method", "route", "status"])
-    seconds = CounterMetricFamily("milepost_http_request_seconds", "Time spent answering.", labels=["method", "route"])
+    seconds = HistogramMetricFamily("milepost_http_request_seconds", "Time spent answering.", labels=["method", "route"])
     for (method, route, status), count in sorted(state.http.requests.items()):
         requests.add_metric([method, route, str(status)], count)
-    for (method, route), spent_s in sorted(state.http.seconds.items()):
-        seconds.add_metric([method, route], spent_s)
-    yield from (requests, seconds)
+    yield from (requests, _durations(seconds, state.http.took))
     yield GaugeMetricFamily("milepost_streams_open", "Open event streams and long polls.", value=state.slots.open)
 
 
@@ -105,7 +110,7 @@ ENGINE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "claims": ("milepost_jobs_claimed", "Jobs leased to this process.", ()),
     "attempts": ("milepost_attempts", "Attempts begun.", ("kind",)),
     "outcomes": ("milepost_attempt_outcomes", "What attempts came to.", ("kind", "outcome")),
-    "run_s": ("milepost_attempt_seconds", "Time that attempts ran.", ("kind",)),
+    "ran": ("milepost_attempt_seconds", "Time that attempts ran.", ("kind",)),
     "lost_leases": ("milepost_leases_lost", "Outcomes not written because the lease had gone.", ()),
     "rescued": ("milepost_leases_rescued", "Jobs taken back from workers that died.", ()),
     "pruned": ("milepost_jobs_pruned", "Expired jobs removed.", ()),
@@ -124,6 +129,9 @@ def _engine(stats: Any) -> Iterator[Metric]:
             continue
         if not labels:
             yield CounterMetricFamily(metric, help, value=value)
+            continue
+        if name == "ran":
+            yield _durations(HistogramMetricFamily(metric, help, labels=labels), value)
             continue
         family = CounterMetricFamily(metric, help, labels=list(labels))
         for key, count in sorted(value.items()):

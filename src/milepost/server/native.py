@@ -124,11 +124,11 @@ async def show_metrics(call: Call) -> Reply:
     return Reply(200, await metrics.render(call.state), type=metrics.CONTENT_TYPE)
 
 
-async def show_openapi(_: Call) -> Reply:
+async def show_openapi(call: Call) -> Reply:
     """This API as an OpenAPI 3.1 document."""
     from milepost.server import openapi  # it reads the table below
 
-    return Reply(200, openapi.document(), [(b"cache-control", b"no-cache")])
+    return Reply(200, openapi.document(token=call.state.settings.auth != "none"), [(b"cache-control", b"no-cache")])
 
 
 async def show_docs(_: Call) -> Reply:

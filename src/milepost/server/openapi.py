@@ -35,13 +35,13 @@ PROBLEMS = {
 
 
 @functools.cache
-def document() -> bytes:
+def document(*, token: bool = True) -> bytes:
     """The document as JSON text."""
-    return msgspec.json.encode(build())
+    return msgspec.json.encode(build(token=token))
 
 
-def build() -> dict[str, Any]:
-    """The document as a value."""
+def build(*, token: bool = True) -> dict[str, Any]:
+    """The document as a value.  `token`: whether the server asks for one."""
     schemas = _schemas()
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
@@ -57,7 +57,7 @@ def build() -> dict[str, Any]:
                 "token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token"},
             },
         },
-        "security": [{"bearer": []}, {"token": []}],
+        "security": [*([] if token else [{}]), {"bearer": []}, {"token": []}],
     }
 
 

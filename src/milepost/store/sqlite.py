@@ -178,6 +178,8 @@ class SqliteStore(SqliteRecords, SqliteDeliveries):
         except OSError as error:
             self._lock_file.close()
             self._lock_file = None
+            if not isinstance(error, BlockingIOError):
+                raise StoreUnavailable(f"{self.path}.lock cannot be locked: {error.strerror}", hint="use a local disk") from error
             raise StoreUnavailable(
                 f"another server has {self.path} open", hint="stop it, or give --data another folder"
             ) from error

@@ -120,6 +120,8 @@ async def test_metrics_count_what_happened(house: House, web: Web) -> None:
     engine.stats.attempts["echo"] += 2
     engine.stats.outcomes["echo", "succeeded"] += 1
     engine.stats.rescued = 4
+    for took_s in (0.0004, 0.2, 0.25, 40.0, 100_000.0):
+        engine.stats.ran["echo"].add(took_s)
     engine.stats.deliveries["delivered"] += 3
     job = await submit(web)
     await web.get(f"/jobs/{job['id']}")
@@ -144,6 +146,11 @@ async def test_metrics_count_what_happened(house: House, web: Web) -> None:
     assert value("milepost_leases_rescued_total") == 4
     assert value("milepost_delivery_attempts_total", state="delivered") == 3
     assert value("milepost_streams_open") == 0
+    below = {le: value("milepost_attempt_seconds_bucket", kind="echo", le=le) for le in ("0.001", "0.1", "0.25", "60.0", "+Inf")}
+    assert below == {"0.001": 1, "0.1": 1, "0.25": 3, "60.0": 4, "+Inf": 5}
+    assert value("milepost_attempt_seconds_sum", kind="echo") == pytest.approx(100_040.4504)
+    assert value("milepost_http_request_seconds_count", method="GET", route="/jobs/{id}") == 2
+    assert value("milepost_http_request_seconds_bucket", method="POST", route="/jobs", le="+Inf") == 1
 
 
 def test_every_counter_of_the_engine_is_shown() -> None:
@@ -227,3 +234,8 @@ async def test_the_page_needs_nothing_from_elsewhere_and_may_run_nothing_else(we
 
 def test_the_document_is_json() -> None:
     assert msgspec.json.decode(openapi.document())["openapi"] == "3.1.0"
+
+
+async def test_the_document_asks_for_a_token_where_the_server_does(web: Web) -> None:
+    without = msgspec.json.decode((await web.get("/openapi.json")).body)
+    assert without["security"] == [{}, *openapi.build(token=True)["security"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -41,6 +42,18 @@ async def test_a_second_server_on_the_same_folder_is_refused(store: SqliteStore)
     with pytest.raises(StoreUnavailable, match="another server"):
         await second.open()
     await store.add_jobs([Submission(kind="k")], now_us=NOW)
+
+
+async def test_a_file_that_cannot_be_locked_is_not_taken_for_another_server_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(StoreUnavailable, match="cannot be locked: No locks available") as refused:
+        await SqliteStore(tmp_path / "milepost.db").open()
+    assert refused.value.hint == "use a local disk"
 
 
 async def test_a_command_beside_the_server_reads_and_writes(store: SqliteStore) -> None:
