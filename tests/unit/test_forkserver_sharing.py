@@ -22,6 +22,12 @@ MODULE = "forked_functions"
 LOOSE = Limits(wall_s=60)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine ends no child that a test goes back to."""
+    monkeypatch.setattr(forkchild, "KEEP_S", 600.0)
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[ForkServer]:
     made = ForkServer([MODULE], path=[str(Path(__file__).parent), *sys.path])
@@ -174,7 +180,6 @@ async def test_a_child_that_nobody_asks_is_killed(server, monkeypatch):
 
 async def test_no_more_than_so_many_children_wait(server, monkeypatch):
     monkeypatch.setattr(forkchild, "KEPT_MAX", 2)
-    monkeypatch.setattr(forkchild, "KEEP_S", 600.0)
     pids = [(await turn(server, share=word))["pid"] for word in "abcd"]
     assert len(server._kept) == 2
     await until(lambda: [is_alive(pid) for pid in pids] == [False, False, True, True])

@@ -13,11 +13,18 @@ import pyvips
 from media_house import MediaHouse, media_house
 from photo_house import photo
 
+from milepost import forkchild
 from milepost.forkchild import Child
 from milepost.work.media.grammar import encode_text
 from milepost.work.media.tools import workshop
 
 CHINA = photo("china.jpg")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine ends no child between two commands."""
+    monkeypatch.setattr(forkchild, "KEEP_S", 600.0)
 
 
 @pytest.fixture
