@@ -33,13 +33,12 @@ OPEN_PREFIX = "open-"  # tokens of auth none: they name their project and prove 
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A caller in one project.  `roles` are those of that project; `token_digest` is None where no token was needed."""
+    """A caller in one project.  `roles` are those of that project."""
 
     project: ProjectId
     user_id: str
     user_name: str
     roles: frozenset[str]
-    token_digest: str | None = None
 
     @property
     def is_admin(self) -> bool:

@@ -267,7 +267,7 @@ class Identities:
         if token.project is None:
             return None
         name = self._names.get(token.user_id) or await self.user_name(token.user_id)
-        return Identity(token.project, token.user_id, name, frozenset(token.roles), token.digest)
+        return Identity(token.project, token.user_id, name, frozenset(token.roles))
 
     async def revoke(self, secret: str) -> bool:
         """The token is refused from now on, and with a key the tokens that were asked for with it; False when there was none."""

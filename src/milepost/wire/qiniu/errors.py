@@ -54,10 +54,6 @@ def no_such_entry() -> Refusal:
     return Refusal(NO_SUCH_ENTRY, "no such file or directory")
 
 
-def entry_exists() -> Refusal:
-    return Refusal(ENTRY_EXISTS, "file exists")
-
-
 def no_such_bucket() -> Refusal:
     return Refusal(NO_SUCH_BUCKET, "no such bucket")
 
