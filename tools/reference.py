@@ -291,7 +291,7 @@ def metrics() -> str:
         words = [str(argument.value) for argument in node.args[:2] if isinstance(argument, ast.Constant)]
         if type_ is None or len(words) < 2:  # the words of ENGINE come below
             continue
-        labels: list[str] = next((ast.literal_eval(word.value) for word in node.keywords if word.arg == "labels"), [])
+        labels: Iterable[str] = next((ast.literal_eval(word.value) for word in node.keywords if word.arg == "labels"), [])
         rows.append(_metric(words[0], type_, labels, words[1]))
     for field, (name, text, words) in module.ENGINE.items():
         rows.append(_metric(name, "histogram" if field == "ran" else "counter", words, text))

@@ -50,6 +50,7 @@ class Service:
     def __init__(self, store: Store, dispatch: Dispatch, kinds: Kinds, clock: Clock, settings: Settings) -> None:
         self.store, self.dispatch, self.kinds, self.clock, self.settings = store, dispatch, kinds, clock, settings
         self._gates: WeakValueDictionary[ProjectId, asyncio.Lock] = WeakValueDictionary()
+        self._turn: tuple[asyncio.AbstractEventLoop, int] | None = None
 
     # --- submit ----------------------------------------------------------------------------------------------------
 
@@ -112,12 +113,23 @@ class Service:
         """On disk when it returns.  Errors: those of `check` and of the kind's `admit`, IdempotencyConflict, StoreUnavailable."""
         self.check(submission)
         if self.kinds.get(submission.kind).admit is None:
-            (added,) = await self.store.add_jobs((submission,), now_us=self.clock.now_us())
+            (added,) = await self.store.add_jobs((submission,), now_us=self._turn_us())
         else:
             (added,) = await self._add_admitted((submission,))
         if added.created:
             self._hint(added.job)
         return added
+
+    def _turn_us(self) -> int:
+        """The time when this turn of the loop first submitted: jobs of one moment are alike, and the store writes them as one."""
+        loop = asyncio.get_running_loop()
+        if self._turn is None or self._turn[0] is not loop:
+            self._turn = loop, self.clock.now_us()
+            loop.call_soon(self._end_turn)
+        return self._turn[1]
+
+    def _end_turn(self) -> None:
+        self._turn = None
 
     async def rehearse(self, submission: Submission) -> None:
         """What `submit` would refuse is refused; nothing is made.  Errors: as submit."""

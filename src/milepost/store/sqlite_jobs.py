@@ -8,7 +8,8 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 from milepost.errors import IdempotencyConflict, VersionConflict
@@ -194,8 +195,10 @@ def add_begun(tx: Transaction, added: Sequence[tuple[Job, Submission]], worker: 
         tx.execute(SQL.claim_jobs, (text([job.id]), worker, job.created_us))
     tx.begun += [begun(job, worker) for job in jobs]
     first_id = tx.next_event_id
-    tx.next_event_id = first_id + 2 * len(jobs)
-    tx.execute(SQL.add_begun_events, (first_id, text([job.id for job in jobs])))
+    for at_us, together in groupby(jobs, _created_us):
+        ids = [job.id for job in together]
+        tx.execute(SQL.add_begun_events, (tx.next_event_id, text(ids), at_us))
+        tx.next_event_id += 2 * len(ids)
     if EventType.SUBMITTED in tx.watched or EventType.STARTED in tx.watched:
         for at, job in enumerate(jobs):
             for step, type_, state in ((0, EventType.SUBMITTED, State.READY), (1, EventType.STARTED, State.RUNNING)):
@@ -243,6 +246,7 @@ def _add_rows(tx: Transaction, added: Sequence[tuple[Job, Submission]], worker: 
     return wide
 
 
+_created_us = attrgetter("created_us")
 _but_id_and_input = itemgetter(slice(1, -1))
 
 

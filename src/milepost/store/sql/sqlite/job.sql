@@ -70,13 +70,13 @@ SELECT :first_id + given.key, job.id, job.version, COALESCE(:type, job.state), j
   FROM json_each(:ids) AS given CROSS JOIN job ON job.id = given.value;
 
 -- name: add_begun_events
--- Two for each of these jobs that were added and claimed at once.
--- params: first_id, ids
+-- Two for each of these jobs that were added and claimed at once, at the same moment.
+-- params: first_id, ids, at_us
 INSERT INTO event (id, job_id, seq, type, state, at_us)
-SELECT :first_id + 2 * given.key + step.column1, job.id, 1 + step.column1,
+SELECT :first_id + 2 * given.key + step.column1, given.value, 1 + step.column1,
        CASE step.column1 WHEN 0 THEN 'submitted' ELSE 'started' END, CASE step.column1 WHEN 0 THEN 'ready' ELSE 'running' END,
-       job.created_us
-  FROM json_each(:ids) AS given CROSS JOIN job ON job.id = given.value CROSS JOIN (VALUES (0), (1)) AS step;
+       :at_us
+  FROM json_each(:ids) AS given CROSS JOIN (VALUES (0), (1)) AS step;
 
 -- name: find_key
 -- params: project, key
