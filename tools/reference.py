@@ -291,10 +291,10 @@ def metrics() -> str:
         words = [str(argument.value) for argument in node.args[:2] if isinstance(argument, ast.Constant)]
         if type_ is None or len(words) < 2:  # the words of ENGINE come below
             continue
-        labels: Iterable[str] = next((ast.literal_eval(word.value) for word in node.keywords if word.arg == "labels"), [])
+        labels: list[str] = next((ast.literal_eval(word.value) for word in node.keywords if word.arg == "labels"), [])
         rows.append(_metric(words[0], type_, labels, words[1]))
-    for field, (name, text, words) in module.ENGINE.items():
-        rows.append(_metric(name, "histogram" if field == "ran" else "counter", words, text))
+    for field, (name, text, names) in module.ENGINE.items():
+        rows.append(_metric(name, "histogram" if field == "ran" else "counter", names, text))
     return table(["metric", "type", "labels", "meaning"], sorted(rows))
 
 
