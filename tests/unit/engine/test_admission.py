@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -194,3 +195,21 @@ async def test_a_job_that_was_cancelled_before_its_release_is_not_retried(house:
     await house.service.cancel(paid.id, project=None)
     await house.store.delete_resource("place", "b")
     assert (await house.service.retry(paid.id, project=None)).retry_of == paid.id
+
+
+async def test_jobs_submitted_in_one_turn_of_the_loop_have_one_moment_and_later_ones_their_own(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @house.kind("quick")
+    async def quick(job: Running) -> None:
+        pass
+
+    async def moments(jobs: int) -> set[int]:
+        ids = await asyncio.gather(*(house.submit("quick") for _ in range(jobs)))
+        return {(await house.job(job_id)).created_us for job_id in ids}
+
+    ticks = count(house.clock.now_us())
+    monkeypatch.setattr(house.clock, "now_us", lambda: next(ticks))  # no two readings are the same
+    first, second = await moments(5), await moments(5)
+    assert (len(first), len(second)) == (1, 1)
+    assert max(first) < min(second)
