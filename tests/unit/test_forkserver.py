@@ -13,33 +13,16 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from forked_house import LOOSE, MODULE, forking, is_alive, until
 
 from milepost.forkserver import ForkServer, ForkServerDied
 from milepost.process import Limits
 
-MODULE = "forked_functions"
-LOOSE = Limits(wall_s=60)
-
 
 @pytest.fixture
 async def server() -> AsyncIterator[ForkServer]:
-    made = ForkServer([MODULE], path=[str(Path(__file__).parent), *sys.path])
-    yield made
-    await made.close()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except (FileNotFoundError, ProcessLookupError):  # the second when it ends between open and read
-        return False
-
-
-async def until(condition, deadline_s: float = 60.0) -> None:
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        await asyncio.sleep(0.01)
+    async with forking() as made:
+        yield made
 
 
 def pids_in(path: Path) -> list[int]:

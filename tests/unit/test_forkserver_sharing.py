@@ -6,20 +6,15 @@ import asyncio
 import json
 import os
 import signal
-import sys
-import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_house import LOOSE, MODULE, forking, is_alive, until
 
 from milepost import forkchild, forkserver
 from milepost.forkserver import ForkServer
 from milepost.process import Limits
-
-MODULE = "forked_functions"
-LOOSE = Limits(wall_s=60)
 
 
 @pytest.fixture(autouse=True)
@@ -30,29 +25,14 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def server() -> AsyncIterator[ForkServer]:
-    made = ForkServer([MODULE], path=[str(Path(__file__).parent), *sys.path])
-    yield made
-    await made.close()
+    async with forking() as made:
+        yield made
 
 
 async def turn(server: ForkServer, request: bytes = b"", share: str | None = "a", limits: Limits = LOOSE) -> dict[str, Any]:
     answer = await server.call(f"{MODULE}:turn", request, limits=limits, share=share)
     assert answer.ok, answer.describe()
     return json.loads(answer.result)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-async def until(condition, deadline_s: float = 60.0) -> None:
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        await asyncio.sleep(0.01)
 
 
 async def test_calls_with_one_word_follow_each_other_in_one_child(server):
@@ -114,10 +94,10 @@ async def test_a_child_that_died_while_it_waited_is_replaced(server):
 async def test_a_killed_server_and_its_waiting_children_are_replaced(server):
     used = await turn(server)
     os.kill(server.pid, signal.SIGKILL)
+    await until(lambda: not is_alive(used["pid"]))  # it goes with the server; one that was asked sooner may still answer
     found = await turn(server)
     assert (found["turn"], found["parent"]) == (1, server.pid)
     assert used["parent"] != server.pid
-    await until(lambda: not is_alive(used["pid"]))
 
 
 async def test_each_call_has_processor_time_of_its_own(server):

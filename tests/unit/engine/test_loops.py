@@ -17,7 +17,7 @@ from milepost.clock import SystemClock
 from milepost.engine.heartbeat import Heartbeat
 from milepost.engine.stats import EngineStats
 from milepost.errors import Conflict
-from milepost.job import State, Submission, WorkerId
+from milepost.job import JobId, State, Submission, WorkerId
 from milepost.settings import Settings
 from milepost.store import Queue
 from milepost.store.sqlite import SqliteStore
@@ -254,16 +254,21 @@ async def test_after_a_jump_a_dead_worker_is_still_found(house: House) -> None:
     await house.idle(dying)
 
 
+async def take_worker_down(house: House, job_id: JobId) -> None:
+    """A worker of its own claims the job, and dies under it."""
+    doomed = house.process()
+    await house.claim(doomed)
+    await house.store.end_worker(doomed.worker)
+    await house.node.rescuer.run_once()
+    doomed.executor.lose([job_id])
+    await house.idle(doomed)
+
+
 async def test_a_job_that_takes_its_workers_down_is_failed_as_poison(house: House) -> None:
     stepping(house)
     job_id = await house.submit("step")
     for _ in range(house.settings.crashes_max):
-        doomed = house.process()
-        await house.claim(doomed)
-        await house.store.end_worker(doomed.worker)
-        await house.node.rescuer.run_once()
-        doomed.executor.lose([job_id])
-        await house.idle(doomed)
+        await take_worker_down(house, job_id)
     job = await house.job(job_id)
     assert job.error is not None
     assert (job.state, job.error.code) == (State.FAILED, "poison")
@@ -278,12 +283,7 @@ async def test_a_kind_says_how_many_of_its_workers_may_die(house: House, crashes
     job_id = await house.submit("fragile")
     failed_at = []
     for number in range(1, 8):
-        doomed = house.process()
-        await house.claim(doomed)
-        await house.store.end_worker(doomed.worker)
-        await house.node.rescuer.run_once()
-        doomed.executor.lose([job_id])
-        await house.idle(doomed)
+        await take_worker_down(house, job_id)
         if await house.state(job_id) is State.FAILED:
             failed_at.append(number)
             break
